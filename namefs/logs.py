@@ -1,0 +1,114 @@
+"""Whose lines a log file holds. Pure: no file is touched here.
+
+libvirt names QEMU's log after the guest and appends for ever. A guest that is renamed leaves its
+log behind, and the next one of that name goes on in the same file. What tells them apart is the
+command line that libvirt writes at each start: ``-uuid`` names the domain
+(qemu_domain.c:qemuDomainLogContextNew, qemu_process.c:qemuLogOperation).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from namefs.model import Former, Key
+
+_START = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000: starting up libvirt version: ", re.MULTILINE)
+_UUID = re.compile(rb"^-uuid ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?: \\)?$", re.MULTILINE)
+
+Extent = tuple[int, int | None]
+"""Start and end of a run of bytes; an end of None is the end of the file, wherever that will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where libvirt says that it starts a QEMU, and for which domain (None: the line is not there yet)."""
+
+    offset: int
+    uuid: UUID | None
+
+
+def starts(data: bytes, base: int = 0) -> list[Start]:
+    """The starts in ``data``, which begins ``base`` bytes into the file, at the start of a line."""
+    found = [match.start() for match in _START.finditer(data)]
+    result = []
+    for offset, end in zip(found, [*found[1:], len(data)], strict=True):
+        named = _UUID.search(data, offset, end)
+        result.append(Start(base + offset, UUID(named[1].decode()) if named else None))
+    return result
+
+
+def owned(found: Sequence[Start], uuid: UUID, head: UUID | None) -> tuple[Extent, ...]:
+    """The extents of a file that are of ``uuid``, in order; ``head`` owns what precedes the first start.
+
+    A start whose ``-uuid`` is not (yet) written belongs to whom the lines before it belong to, and to
+    nobody where it is known that somebody else may have begun: better late than in the wrong hands.
+    """
+    runs: list[tuple[int, UUID | None]] = []
+    if not found or found[0].offset > 0:
+        runs.append((0, head))
+    runs += [(start.offset, start.uuid) for start in found]
+    extents: list[Extent] = []
+    for (begin, owner), end in zip(runs, [*(r[0] for r in runs[1:]), None], strict=True):
+        if owner != uuid:
+            continue
+        if extents and extents[-1][1] == begin:
+            extents[-1] = (extents[-1][0], end)
+        else:
+            extents.append((begin, end))
+    return tuple(extents)
+
+
+def by_marks(
+    dev: int, ino: int, holders: Sequence[tuple[Key, Former]], current: Key | None, uuid: UUID
+) -> tuple[Extent, ...]:
+    """The extents of ``uuid`` in a file that carries no ``-uuid`` (virtiofsd's, swtpm's logs).
+
+    ``holders`` had the file's name before, oldest first, ``current`` has it now. Each one's part ends
+    where the file ended when it lost the name; a file that was not there then was not that one's.
+    """
+    runs: list[tuple[int, int | None, UUID]] = []
+    begin = 0
+    for key, former in holders:
+        size = next((m.size_bytes for m in former.marks if (m.dev, m.ino) == (dev, ino)), None)
+        if size is not None and size > begin:
+            runs.append((begin, size, key.uuid))
+            begin = size
+    last = current.uuid if current is not None else holders[-1][0].uuid if holders else None
+    if last is not None:
+        runs.append((begin, None, last))
+    return tuple((start, end) for start, end, owner in runs if owner == uuid)
+
+
+def head_owner(dev: int, ino: int, holders: Sequence[tuple[Key, Former]], current: Key | None) -> UUID | None:
+    """Who wrote the lines before a file's first start, where no older piece of the log can tell."""
+    for key, former in holders:
+        if any((m.dev, m.ino) == (dev, ino) and m.size_bytes > 0 for m in former.marks):
+            return key.uuid
+    if current is not None:
+        return current.uuid
+    return holders[-1][0].uuid if holders else None
+
+
+def length(extents: Sequence[Extent], size: int) -> int:
+    """How many bytes the extents of a file of ``size`` bytes are."""
+    return sum(max(0, (size if end is None else min(end, size)) - begin) for begin, end in extents)
+
+
+def locate(extents: Sequence[Extent], offset: int, count: int) -> list[tuple[int, int]]:
+    """Where in the file ``count`` bytes at ``offset`` of the extents lie: (file offset, count) pairs."""
+    pieces = []
+    for begin, end in extents:
+        size = count + offset if end is None else end - begin
+        if offset < size and count > 0:
+            take = min(count, size - offset)
+            pieces.append((begin + offset, take))
+            count -= take
+            offset = 0
+        else:
+            offset -= size
+    return pieces
+
+

@@ -1,0 +1,1 @@
+"""Sources: the adapters that bring in what the world says of domains."""
