@@ -32,6 +32,7 @@ class ExitCode(IntEnum):
     PERMISSION = 9, "The user may not do this."
     AMBIGUOUS = 10, "The name fits more than one guest."
     FILE_FAILED = 11, "A file that namefs needs cannot be read or written."
+    DAEMON_RUNNING = 12, "Another daemon is running with the same runtime directory."
 
 
 class NamefsError(Exception):
