@@ -26,14 +26,17 @@ def ask(path: str, request: dict[str, Any], timeout_s: float = 30) -> dict[str, 
     """What the daemon at the socket ``path`` answers.
 
     Raises NamefsError: DAEMON_UNREACHABLE if nothing answers in time, PERMISSION if this user may not
-    ask, and whatever the daemon itself answers with.
+    ask, USAGE if the request is longer than the daemon takes, and whatever the daemon answers with.
     """
     deadline = time.monotonic() + timeout_s
+    request_line = line(request)
+    if len(request_line) > REQUEST_MAX_BYTES:
+        raise NamefsError(ExitCode.USAGE, f"a name or path is too long: {len(request_line)} bytes")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(path)
-            connection.sendall(line(request))
+            connection.sendall(request_line)
             answer = _read_line(connection, deadline)
     except TimeoutError as error:
         raise _unreachable(f"the daemon does not answer within {timeout_s:g} s at {path}") from error
@@ -51,7 +54,7 @@ def line(message: dict[str, Any]) -> bytes:
 
 
 def _read_line(connection: socket.socket, deadline: float) -> bytes:
-    chunks = []
+    chunks: list[bytes] = []
     while not chunks or b"\n" not in chunks[-1]:
         left_s = deadline - time.monotonic()
         if left_s <= 0:
@@ -73,8 +76,8 @@ def _opened(answer: bytes, path: str) -> dict[str, Any]:
         text, number = str(message["error"]["message"]), int(message["error"]["exit_code"])
     except (ValueError, KeyError, TypeError) as error:
         raise _unreachable(f"what answers at {path} is not namefs, or of another version") from error
-    known = number in ExitCode.__members__.values()
-    raise NamefsError(ExitCode(number) if known else ExitCode.UNEXPECTED, text)
+    # A daemon of a later version may know codes that this one does not.
+    raise NamefsError(next((code for code in ExitCode if code == number), ExitCode.UNEXPECTED), text)
 
 
 def _unreachable(message: str) -> NamefsError:

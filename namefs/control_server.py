@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from namefs.control import REQUEST_MAX_BYTES, line
-from namefs.errors import ExitCode, NamefsError
+from namefs.errors import ExitCode, NamefsError, sole_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -44,6 +44,10 @@ async def serve(
     Raises NamefsError: DAEMON_RUNNING if another daemon has this socket, CONFIGURATION or FILE_FAILED
     if the directory or the socket cannot be used.
     """
+
+    async def serve_client(stream: trio.SocketStream) -> None:
+        await _serve_client(stream, answer)
+
     make_private_directory(os.path.dirname(path))
     with _claimed(path), trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
         try:
@@ -53,9 +57,7 @@ async def serve(
             raise NamefsError(ExitCode.FILE_FAILED, f"{path}: {error.strerror or error}") from error
         try:
             task_status.started()
-            await trio.serve_listeners(
-                lambda stream: _serve_client(stream, answer), [trio.SocketListener(listening)]
-            )
+            await trio.serve_listeners(serve_client, [trio.SocketListener(listening)])
         finally:
             os.unlink(path)
 
@@ -144,11 +146,12 @@ async def _response(stream: trio.SocketStream, request: bytes, answer: Answer) -
     try:
         _check_permission(stream)
         return line({"ok": await answer(_parsed(request))})
-    except NamefsError as error:
-        return _error(error.exit_code, str(error))
     except Exception as error:
+        cause = sole_error(error)
+        if isinstance(cause, NamefsError):
+            return _error(cause.exit_code, str(cause))
         _log.exception("control: no answer to %r", request[:200])
-        return _error(ExitCode.UNEXPECTED, f"the daemon failed, its log says how: {error!r}")
+        return _error(ExitCode.UNEXPECTED, f"the daemon failed, its log says how: {cause!r}")
 
 
 def _check_permission(stream: trio.SocketStream) -> None:
