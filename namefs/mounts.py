@@ -1,0 +1,112 @@
+"""The kernel's mount table, and taking a mount of namefs's off again. Nothing here can wait for a daemon
+but `is_dead` and `unmount`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+from namefs.errors import ExitCode, NamefsError
+
+FSTYPE = "fuse.namefs"
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A line of ``/proc/self/mountinfo``; proc(5) has the meaning of the fields."""
+
+    mount_id: int
+    device: str
+    mountpoint: str
+    fstype: str
+    source: str
+
+    @property
+    def is_namefs(self) -> bool:
+        """Whether it is a view, whichever daemon serves or served it."""
+        return self.fstype == FSTYPE
+
+
+def find(mountpoint: str) -> Mount | None:
+    """What is mounted at the path, the uppermost if several are; None if nothing is.
+
+    Symlinks on the way to the path are followed; one that the path itself is, only if nothing is
+    mounted at that place: the last component may be a mount whose daemon hangs, so it is not touched
+    while that can be avoided.
+    """
+    head, tail = os.path.split(os.path.abspath(mountpoint))
+    mounts = read()
+    for path in (os.path.join(os.path.realpath(head), tail), os.path.realpath(mountpoint)):
+        # Later lines lie over earlier ones.
+        for mount in reversed(mounts):
+            if mount.mountpoint == path:
+                return mount
+    return None
+
+
+def read() -> list[Mount]:
+    """All mounts that this process can see, in the kernel's order."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        return [_parsed(line) for line in table]
+
+
+def is_dead(mountpoint: str) -> bool:
+    """Whether the daemon of the FUSE mount at the path has died and left it.
+
+    statvfs(3), as the kernel asks the daemon each time; stat(2) may be answered from its cache for
+    some time after the daemon is gone. Waits as long as a living daemon takes to answer.
+    """
+    try:
+        os.statvfs(mountpoint)
+    except OSError as error:
+        # ECONNABORTED is what the requests get that were under way when the daemon died.
+        return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
+
+
+def unmount(mountpoint: str) -> None:
+    """Unmounts; the daemon then ends. Raises NamefsError: MOUNT_FAILED, say if files in it are open."""
+    _run([] if os.geteuid() == 0 else ["-u"], mountpoint)
+
+
+def detach(mountpoint: str) -> None:
+    """Takes the mount out of the tree at once; what is still open in it lives until it is closed.
+
+    Raises NamefsError: MOUNT_FAILED.
+    """
+    _run(["-l"] if os.geteuid() == 0 else ["-u", "-z"], mountpoint)
+
+
+def _run(options: list[str], mountpoint: str) -> None:
+    # "umount" lets an ordinary user unmount only what /etc/fstab allows; fusermount3 is set-uid for this.
+    program = "umount" if os.geteuid() == 0 else "fusermount3"
+    command = [program, *options, "--", mountpoint]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as error:
+        raise NamefsError(ExitCode.MOUNT_FAILED, f"cannot run {program}: {error.strerror}") from error
+    if done.returncode != 0:
+        words = os.fsdecode(done.stderr).strip().splitlines() or [f"{program} failed ({done.returncode})"]
+        raise NamefsError(ExitCode.MOUNT_FAILED, words[0].removeprefix(f"{program}: "))
+
+
+def _parsed(line: bytes) -> Mount:
+    fields = line.rstrip(b"\n").split(b" ")
+    # A varying number of optional fields ends in one that is a hyphen.
+    after = fields.index(b"-", 6)
+    return Mount(
+        mount_id=int(fields[0]),
+        device=fields[2].decode(),
+        mountpoint=_unescaped(fields[4]),
+        fstype=_unescaped(fields[after + 1]),
+        source=_unescaped(fields[after + 2]),
+    )
+
+
+def _unescaped(field: bytes) -> str:
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), field))
