@@ -15,7 +15,9 @@ from uuid import UUID
 
 from namefs.model import Former, Key
 
-_START = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000: starting up libvirt version: ", re.MULTILINE)
+_START = re.compile(
+    rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000: starting up libvirt version: ", re.MULTILINE
+)
 _UUID = re.compile(rb"^-uuid ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?: \\)?$", re.MULTILINE)
 
 Extent = tuple[int, int | None]
@@ -110,5 +112,3 @@ def locate(extents: Sequence[Extent], offset: int, count: int) -> list[tuple[int
         else:
             offset -= size
     return pieces
-
-

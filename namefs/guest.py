@@ -1,0 +1,382 @@
+"""What a domain's directory holds right now: the layout's rules, looked up among the files that are there.
+
+Everything here may block on a disk and is called in threads; it changes nothing but its own cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from namefs import domxml, logs, naming
+from namefs.backing import Backing, Directory
+from namefs.index import Index
+from namefs.layout import libvirt as layout
+from namefs.layout.directories import Directories
+from namefs.layout.libvirt import Artefact, Kind
+from namefs.logs import Extent
+from namefs.model import Former, Key, Mark, Record
+
+_WHOLE: tuple[Extent, ...] = ((0, None),)
+_SCANS_MAX = 8192
+_BACKING_MAX = 64
+"""Longest backing chain that is followed; libvirt itself stops at 200 (virstoragefile.c)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A domain as a request sees it: one moment of the index, and where its connection's files lie."""
+
+    record: Record
+    places: Directories | None
+    former: tuple[Former, ...]
+    index: Index
+
+    @property
+    def former_names(self) -> tuple[str, ...]:
+        """The libvirt names it had before and has no more, the latest last."""
+        names = dict.fromkeys(f.name for f in self.former)
+        names.pop(self.record.domain.name, None)
+        return tuple(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One entry of a domain's directory and what is behind it.
+
+    ``target`` is set for symlinks. ``extents`` are the parts of the file that are the domain's;
+    None means all of it. ``info`` is of the file itself, None for a symlink that stands for no file.
+    """
+
+    subdir: bytes
+    entry: bytes
+    path: str
+    artefact: Artefact
+    file: bytes
+    info: os.stat_result | None = None
+    mode: int = 0
+    target: bytes | None = None
+    extents: tuple[Extent, ...] | None = None
+    head: UUID | None = None
+    """Who owns what precedes the first start in a QEMU log."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The size that the view shows."""
+        if self.target is not None or self.info is None:
+            return len(self.target or b"")
+        return self.info.st_size if self.extents is None else logs.length(self.extents, self.info.st_size)
+
+
+@dataclass(slots=True)
+class _Scan:
+    size: int = 0
+    starts: tuple[logs.Start, ...] = ()
+
+
+class Shelf:
+    """Finds the items of guests; thread-safe."""
+
+    def __init__(self, backing: Backing) -> None:
+        self.backing = backing
+        self._scans: dict[tuple[int, int], _Scan] = {}
+        self._lock = threading.Lock()
+
+    def items(self, guest: Guest, subdir: bytes) -> list[Item]:
+        """All that is there in one subdirectory (`layout.TOP`: of the directory itself), by entry."""
+        if guest.places is None:
+            return []
+        found: dict[bytes, Item] = {}
+        names = guest.former_names
+        for artefact in layout.artefacts(guest.record.domain, names, guest.places, subdir):
+            for item in self._present(guest, artefact):
+                # The present name's file comes first, and is not hidden by one of a former name.
+                found.setdefault(item.entry, item)
+        if subdir == b"log":
+            found = _with_main_log(found, guest.record.domain.name)
+        return [found[entry] for entry in sorted(found)]
+
+    def item(self, guest: Guest, subdir: bytes, entry: bytes) -> Item | None:
+        """The item of that entry, if it is there."""
+        return next((item for item in self.items(guest, subdir) if item.entry == entry), None)
+
+    def subdirectories(self, guest: Guest) -> list[bytes]:
+        """The subdirectories that have something in them."""
+        return [subdir for subdir in layout.SUBDIRECTORIES if self.items(guest, subdir)]
+
+    def directory_mode(self, guest: Guest, subdir: bytes) -> tuple[int, int, int]:
+        """(mode, uid, gid) of a subdirectory: no wider than the directory its files are listed from.
+
+        ``log`` has files of several directories: it can be listed by all, and each file's own mode
+        says who may read it.
+        """
+        if guest.places is not None and subdir not in (b"log", b"disks", b"run"):
+            for artefact in layout.artefacts(guest.record.domain, (), guest.places, subdir):
+                with self.backing.directory(artefact.base, artefact.below) as directory:
+                    if directory is not None:
+                        info = directory.info
+                        mode = directory.guard.limit(info.st_uid, info.st_gid, directory.mode)
+                        return mode & 0o555, info.st_uid, info.st_gid
+        return 0o555, 0, 0
+
+    def open(self, item: Item) -> int:
+        """A descriptor of the file behind an item. ENOENT if it is not the same file any more."""
+        with self.backing.directory(item.artefact.base, item.artefact.below) as directory:
+            if directory is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), item.path)
+            fd = self.backing.open(directory, item.file)
+        info = os.fstat(fd)
+        if item.info is None or (info.st_dev, info.st_ino) != (item.info.st_dev, item.info.st_ino):
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), item.path)
+        return fd
+
+    def refreshed(self, guest: Guest, item: Item, fd: int) -> Item:
+        """The item of an open file as it is now, whatever its name has become meanwhile."""
+        info = os.fstat(fd)
+        extents = self._extents(
+            guest, item.artefact, item.file, info, item.head, lambda: self._starts(fd, info)
+        )
+        return replace(item, info=info, extents=None if extents == _WHOLE else extents)
+
+    def read(self, guest: Guest, item: Item, fd: int, offset: int, count: int) -> bytes:
+        """Up to ``count`` bytes at ``offset`` of what the view shows of an open file."""
+        if item.artefact.kind is Kind.FILE:
+            return os.pread(fd, count, offset)
+        item = self.refreshed(guest, item, fd)
+        pieces = logs.locate(item.extents if item.extents is not None else _WHOLE, offset, count)
+        return b"".join(os.pread(fd, size, at) for at, size in pieces)
+
+    def measure(self, places: Directories | None, record: Record) -> tuple[Mark, ...]:
+        """How long the logs under a domain's libvirt name are now, to be kept when it loses the name."""
+        if places is None:
+            return ()
+        marks = []
+        for artefact in layout.artefacts(record.domain, (), places, b"log"):
+            if artefact.kind in (Kind.QEMU_LOG, Kind.NAMED_LOG):
+                marks += [Mark(i.st_dev, i.st_ino, i.st_size) for _, _, i, _ in self._files(artefact)]
+        return tuple(marks)
+
+    def _files(self, artefact: Artefact) -> Iterator[tuple[Directory, bytes, os.stat_result, str]]:
+        with self.backing.directory(artefact.base, artefact.below) as directory:
+            if directory is None:
+                return
+            if isinstance(artefact.file, bytes):
+                files = [(artefact.file, artefact.entry)]
+            else:
+                files = []
+                for entry in self.backing.starting_with(directory, artefact.prefix):
+                    if match := artefact.file.fullmatch(entry):
+                        files.append((entry, artefact.shown_as(match.groupdict(b""))))
+            for file, shown in files:
+                if (info := self.backing.stat(directory, file)) is not None:
+                    yield directory, file, info, shown
+
+    def _present(self, guest: Guest, artefact: Artefact) -> Iterator[Item]:
+        for directory, file, info, shown in self._files(artefact):
+            path = os.path.join(directory.path, os.fsdecode(file))
+            item = Item(artefact.subdir, naming.encode(shown), path, artefact, file, info)
+            regular = stat.S_ISREG(info.st_mode)
+            if artefact.kind is Kind.IMAGE:
+                yield replace(item, target=os.fsencode(path), info=None)
+                yield from self._chain(item, directory)
+            elif artefact.kind is Kind.PROCESS:
+                yield from self._process(item, directory)
+            elif artefact.kind is Kind.MONITOR:
+                yield from self._monitor(guest, item, directory)
+            elif artefact.kind is Kind.LINK or not regular:
+                if not stat.S_ISDIR(info.st_mode):
+                    # Not ours to open: a socket, a FIFO, a device, a symlink. Who follows the link
+                    # meets it with their own rights.
+                    yield replace(item, target=os.fsencode(path), info=None)
+            else:
+                yield from self._lines(guest, item, directory, info)
+
+    def _lines(self, guest: Guest, item: Item, directory: Directory, info: os.stat_result) -> Iterator[Item]:
+        artefact, file, head = item.artefact, item.file, None
+
+        def starts() -> tuple[logs.Start, ...]:
+            return self._starts_of(directory, file, info)
+
+        if artefact.kind is Kind.QEMU_LOG and not _packed(file):
+            found = starts()
+            if not found or found[0].offset > 0:
+                head = self._head_owner(guest, artefact, directory, file, info)
+        extents = self._extents(guest, artefact, file, info, head, starts)
+        if extents:
+            mode = self.backing.mode(directory, file, info)
+            yield replace(item, mode=mode, extents=None if extents == _WHOLE else extents, head=head)
+
+    def _chain(self, item: Item, directory: Directory) -> Iterator[Item]:
+        backing = item.artefact.backing
+        chain = backing if backing is not None else self._headers(item, directory)
+        for number, path in enumerate(chain, start=1):
+            entry = naming.encode(f"{item.artefact.entry}.backing{number}")
+            yield replace(item, entry=entry, path=path, target=os.fsencode(path), info=None)
+
+    def _headers(self, item: Item, directory: Directory) -> Iterator[str]:
+        """The backing images, as the images' own headers name them (QEMU, docs/interop/qcow2.txt).
+
+        A guest can write any header into an image that is raw, so only what the definition calls
+        qcow2 is asked, and only its name is shown: nothing else is read.
+        """
+        if item.artefact.image_format != "qcow2":
+            return
+        named = self._backing_file(directory, item.file)
+        at = directory.path
+        for _ in range(_BACKING_MAX):
+            if named is None or not named or b":" in named.split(b"/", 1)[0]:
+                return
+            path = os.path.normpath(os.path.join(at, os.fsdecode(named)))
+            yield path
+            at, file = os.path.split(path)
+            with self.backing.directory(at) as above:
+                named = self._backing_file(above, os.fsencode(file)) if above is not None else None
+
+    def _backing_file(self, directory: Directory, file: bytes) -> bytes | None:
+        try:
+            fd = self.backing.open(directory, file)
+        except OSError:
+            return None
+        try:
+            magic, _version, offset, size = struct.unpack(">4sIQI", os.pread(fd, 20, 0).ljust(20, b"\0"))
+            if magic != b"QFI\xfb" or not 0 < size <= 1023:
+                return None
+            return os.pread(fd, size, offset)
+        finally:
+            os.close(fd)
+
+    def _process(self, item: Item, directory: Directory) -> Iterator[Item]:
+        text = self.backing.read_small(directory, item.file, 32) or b""
+        with suppress(ValueError):
+            target = f"/proc/{int(text)}"
+            if os.path.isdir(target):
+                yield replace(item, path=target, target=target.encode(), info=None)
+
+    def _monitor(self, guest: Guest, item: Item, directory: Directory) -> Iterator[Item]:
+        with suppress(domxml.NotADomain):
+            status = domxml.parse_status(self.backing.read_small(directory, item.file) or b"")
+            if (
+                status.monitor is not None
+                and status.uuid == guest.record.key.uuid
+                and guest.places is not None
+            ):
+                path = guest.places.translate(status.monitor)
+                base, entry = os.path.split(path)
+                with self.backing.directory(base) as at:
+                    if at is not None and self.backing.stat(at, os.fsencode(entry)) is not None:
+                        yield replace(item, path=path, target=os.fsencode(path), info=None)
+
+    def _extents(
+        self,
+        guest: Guest,
+        artefact: Artefact,
+        file: bytes,
+        info: os.stat_result,
+        head: UUID | None,
+        starts: Callable[[], tuple[logs.Start, ...]],
+    ) -> tuple[Extent, ...]:
+        if artefact.kind is Kind.FILE:
+            return _WHOLE
+        uuid = guest.record.key.uuid
+        if artefact.kind is Kind.QEMU_LOG and not _packed(file):
+            return logs.owned(starts(), uuid, head)
+        holders, current = guest.index.holders.get(artefact.name, ()), guest.index.current(artefact.name)
+        return logs.by_marks(info.st_dev, info.st_ino, holders, current, uuid)
+
+    def _head_owner(
+        self, guest: Guest, artefact: Artefact, directory: Directory, file: bytes, info: os.stat_result
+    ) -> UUID | None:
+        """Whose the lines before the first start are: they go on from the next older piece, if there is one."""
+        for older in _older_pieces(artefact, file):
+            if (older_info := self.backing.stat(directory, older)) is None:
+                break
+            starts = self._starts_of(directory, older, older_info)
+            if starts and starts[-1].uuid is not None:
+                return starts[-1].uuid
+        holders, current = guest.index.holders.get(artefact.name, ()), guest.index.current(artefact.name)
+        return logs.head_owner(info.st_dev, info.st_ino, holders, current)
+
+    def _starts_of(self, directory: Directory, file: bytes, info: os.stat_result) -> tuple[logs.Start, ...]:
+        scan = self._scans.get((info.st_dev, info.st_ino))
+        if scan is not None and scan.size == info.st_size:
+            return scan.starts
+        fd = self.backing.open(directory, file)
+        try:
+            return self._starts(fd, os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def _starts(self, fd: int, info: os.stat_result) -> tuple[logs.Start, ...]:
+        """The starts in an open log. Only what was appended since the last time is read.
+
+        Reading goes on from the last known start, as its ``-uuid`` may just have been written; if
+        there is no start any more where it was, the file was cut short and written anew.
+        """
+        with self._lock:
+            if len(self._scans) >= _SCANS_MAX:
+                self._scans.clear()
+            scan = self._scans.setdefault((info.st_dev, info.st_ino), _Scan())
+            if scan.size == info.st_size:
+                return scan.starts
+            known = scan.starts if info.st_size > scan.size else ()
+            base = known[-1].offset if known else 0
+            data = _read_all(fd, base, info.st_size)
+            fresh = tuple(logs.starts(data, base))
+            if known and (not fresh or fresh[0].offset != base):
+                known, fresh = (), tuple(logs.starts(_read_all(fd, 0, info.st_size)))
+            scan.starts = (*known[:-1], *fresh)
+            scan.size = info.st_size
+            return scan.starts
+
+
+def _read_all(fd: int, start: int, end: int) -> bytes:
+    pieces = []
+    while start < end and (piece := os.pread(fd, min(end - start, 1 << 22), start)):
+        pieces.append(piece)
+        start += len(piece)
+    return b"".join(pieces)
+
+
+def _older_pieces(artefact: Artefact, file: bytes) -> Iterator[bytes]:
+    """The entries of the older pieces of a log, the next older first (virtlogd's numbers grow with age)."""
+    assert not isinstance(artefact.file, bytes)
+    match = artefact.file.fullmatch(file)
+    rotation = match["rotation"] if match else b""
+    stem = file[: len(file) - len(rotation)]
+    if not rotation or rotation[1:].isdigit():
+        first = int(rotation[1:]) + 1 if rotation else 0
+        for number in range(first, first + 100):
+            yield stem + b".%d" % number
+
+
+def _packed(file: bytes) -> bool:
+    return file.endswith((b".gz", b".xz", b".bz2", b".zst"))
+
+
+def _with_main_log(found: dict[bytes, Item], name: str) -> dict[bytes, Item]:
+    """``qemu.log`` is the domain's newest log, under whichever name libvirt wrote it.
+
+    Right after a rename the log of the new name does not exist: until the next start the old name's
+    is the domain's own, and whoever follows ``log/qemu.log`` goes on in it.
+    """
+    former = [
+        i.artefact for i in found.values() if i.artefact.kind is Kind.QEMU_LOG and i.artefact.name != name
+    ]
+    if b"qemu.log" in found or not former:
+        return found
+    # The layout names the latest former name first.
+    at = naming.encode(f"qemu@{former[0].name}.log")
+    shown: dict[bytes, Item] = {}
+    for entry, item in found.items():
+        if item.artefact is former[0] and entry.startswith(at):
+            entry = b"qemu.log" + entry[len(at) :]
+        shown.setdefault(entry, replace(item, entry=entry))
+    return shown
