@@ -1,9 +1,11 @@
-"""The kernel's mount table, and taking a mount of namefs's off again. Nothing here can wait for a daemon
-but `is_dead` and `unmount`.
+"""The kernel's mount table, and taking a mount of namefs's off again.
+
+Of all this only `is_dead` waits for a daemon.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -13,6 +15,9 @@ from dataclasses import dataclass
 from namefs.errors import ExitCode, NamefsError
 
 FSTYPE = "fuse.namefs"
+
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -70,8 +75,14 @@ def is_dead(mountpoint: str) -> bool:
 
 
 def unmount(mountpoint: str) -> None:
-    """Unmounts; the daemon then ends. Raises NamefsError: MOUNT_FAILED, say if files in it are open."""
-    _run([] if os.geteuid() == 0 else ["-u"], mountpoint)
+    """Unmounts; the daemon then ends. Needs no answer from it.
+
+    Raises NamefsError: MOUNT_FAILED, for one if files in the mount are open.
+    """
+    if os.geteuid() == 0:
+        _umount2(mountpoint, 0)
+    else:
+        _fusermount([], mountpoint)
 
 
 def detach(mountpoint: str) -> None:
@@ -79,20 +90,30 @@ def detach(mountpoint: str) -> None:
 
     Raises NamefsError: MOUNT_FAILED.
     """
-    _run(["-l"] if os.geteuid() == 0 else ["-u", "-z"], mountpoint)
+    if os.geteuid() == 0:
+        _umount2(mountpoint, _MNT_DETACH)
+    else:
+        _fusermount(["-z"], mountpoint)
 
 
-def _run(options: list[str], mountpoint: str) -> None:
-    # "umount" lets an ordinary user unmount only what /etc/fstab allows; fusermount3 is set-uid for this.
-    program = "umount" if os.geteuid() == 0 else "fusermount3"
-    command = [program, *options, "--", mountpoint]
+def _umount2(mountpoint: str, flags: int) -> None:
+    # The system call, not umount(8): that calls statfs(2) first and so hangs when the daemon does.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(mountpoint), flags | _UMOUNT_NOFOLLOW) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise NamefsError(ExitCode.MOUNT_FAILED, f"cannot unmount {mountpoint}: {reason}")
+
+
+def _fusermount(options: list[str], mountpoint: str) -> None:
+    # Set-uid root: it lets users unmount what they mounted.
+    command = ["fusermount3", "-u", *options, "--", mountpoint]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError as error:
-        raise NamefsError(ExitCode.MOUNT_FAILED, f"cannot run {program}: {error.strerror}") from error
+        raise NamefsError(ExitCode.MOUNT_FAILED, f"cannot run fusermount3: {error.strerror}") from error
     if done.returncode != 0:
-        words = os.fsdecode(done.stderr).strip().splitlines() or [f"{program} failed ({done.returncode})"]
-        raise NamefsError(ExitCode.MOUNT_FAILED, words[0].removeprefix(f"{program}: "))
+        reason = (os.fsdecode(done.stderr).strip() or f"it ended with {done.returncode}").splitlines()[0]
+        raise NamefsError(ExitCode.MOUNT_FAILED, reason)
 
 
 def _parsed(line: bytes) -> Mount:
