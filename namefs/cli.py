@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from namefs import __version__
@@ -55,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         cause = sole_error(error)
         if not isinstance(cause, NamefsError):
+            import traceback
+
             traceback.print_exc()
             return ExitCode.UNEXPECTED
         from namefs.table import safe

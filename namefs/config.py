@@ -6,13 +6,11 @@ Every key is documented in ``contrib/namefs.toml``.
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from namefs.errors import ExitCode, NamefsError
-from namefs.toml_lines import key_lines, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -116,14 +114,14 @@ def check_overlap(mountpoint: str, served: Iterable[str]) -> None:
 
 def _read(path: str | None) -> Config:
     file = DEFAULT_FILE if path is None else path
+    if path is None and not os.path.lexists(file):
+        return Config()
+    import tomllib
+
     try:
         with open(file, "rb") as stream:
             text = stream.read().decode()
         table = tomllib.loads(text)
-    except FileNotFoundError as error:
-        if path is None:
-            return Config()
-        raise NamefsError(ExitCode.CONFIGURATION, f"{file}: no such file") from error
     except PermissionError as error:
         raise NamefsError(ExitCode.PERMISSION, f"{file}: {error.strerror}") from error
     except OSError as error:
@@ -133,7 +131,7 @@ def _read(path: str | None) -> Config:
         raise NamefsError(ExitCode.CONFIGURATION, f"{file}:{line}: not UTF-8") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise NamefsError(ExitCode.CONFIGURATION, f"{file}: not TOML: {error}") from error
-    return _File(file, key_lines(text)).config(table)
+    return _File(file, text).config(table)
 
 
 # Values as tomllib returns them: str, int, float, bool, datetimes, list, dict.
@@ -143,9 +141,9 @@ _Table = dict[str, object]
 class _File:
     """One configuration file, checked key by key; every refusal names the line."""
 
-    def __init__(self, name: str, lines: dict[Path, int]) -> None:
+    def __init__(self, name: str, text: str) -> None:
         self._name = name
-        self._lines = lines
+        self._text = text
 
     def config(self, table: _Table) -> Config:
         values = self._checked(
@@ -188,8 +186,8 @@ class _File:
 
     def _connection(self, table: _Table, at: Path) -> Connection:
         checks = {
-            "uri": self._text,
-            "label": self._text,
+            "uri": self._string,
+            "label": self._string,
             "root": self._path,
             "directories": self._directories,
         }
@@ -204,19 +202,19 @@ class _File:
     def _options(self, value: object, at: Path) -> tuple[str, ...]:
         if not isinstance(value, list):
             raise self._refusal(at, f"{at[-1]} must be a list of strings")
-        options = tuple(self._text(option, at) for option in value)
+        options = tuple(self._string(option, at) for option in value)
         for option in options:
             if "," in option:
                 raise self._refusal(at, f"{option!r} in {at[-1]}: write one string for each option")
         return options
 
     def _path(self, value: object, at: Path) -> str:
-        path = self._text(value, at)
+        path = self._string(value, at)
         if not path.startswith("/"):
             raise self._refusal(at, f"{at[-1]} must be an absolute path, and {path!r} is not")
         return _normal(path)
 
-    def _text(self, value: object, at: Path) -> str:
+    def _string(self, value: object, at: Path) -> str:
         if not isinstance(value, str):
             raise self._refusal(at, f"{at[-1]} must be a string")
         if not value or not value.isprintable():
@@ -225,7 +223,11 @@ class _File:
         return value
 
     def _refusal(self, at: Path, message: str) -> NamefsError:
-        return NamefsError(ExitCode.CONFIGURATION, f"{self._name}:{line_of(self._lines, at)}: {message}")
+        # Imported here, like tomllib above, as every command waits for its imports: 20 ms together.
+        from namefs.toml_lines import key_lines, line_of
+
+        line = line_of(key_lines(self._text), at)
+        return NamefsError(ExitCode.CONFIGURATION, f"{self._name}:{line}: {message}")
 
 
 def _normal(path: str) -> str:
