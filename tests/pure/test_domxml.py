@@ -124,6 +124,11 @@ def test_a_disks_path_follows_from_its_type(kind: str, source: str, path: str | 
     assert [d.format for d in domain.disks] == ([] if path is None else ["raw"])
 
 
+def test_a_disk_without_a_type_is_a_file() -> None:
+    xml = "<disk><source file='/i/a'/><target dev='vda'/></disk>"
+    assert [d.path for d in of(definition(xml)).disks] == ["/i/a"]
+
+
 def test_a_volume_that_the_pool_does_not_know_is_left_out() -> None:
     xml = "<disk type='volume'><source pool='p' volume='v'/><target dev='vda'/></disk>"
     assert of(definition(xml)).disks == ()
@@ -296,8 +301,10 @@ def test_a_declared_encoding_does_not_garble_names() -> None:
 
 
 def test_bytes_that_are_not_utf8_come_back_as_they_were() -> None:
-    domain = of(definition(disk("vda", "/i/\udcff\udcfe"), name="w\udcffb\uffff\x1f\U000f0000&#xf0001;"))
-    assert domain.name == "w\udcffb\uffff\x1f\U000f0000\U000f0001"
+    domain = of(
+        definition(disk("vda", "/i/\udcff\udcfe"), name="w\udcffb\uffff\x1f\U000f0000&#xf0001;&#0983042;")
+    )
+    assert domain.name == "w\udcffb\uffff\x1f\U000f0000\U000f0001\U000f0002"
     assert domain.disks[0].path == "/i/\udcff\udcfe"
 
 
