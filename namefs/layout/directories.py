@@ -1,8 +1,8 @@
 """Where a libvirt daemon keeps its files: from its URI to its directories.
 
-Read in libvirt 9.0.0 (``virQEMUDriverConfigNew``, ``virGetUserDirectory``) and seen on its system,
-session and embedded daemons. Later versions moved the channels' sockets to the run directory; those
-are found through the live XML and never derived.
+The rules are those of libvirt's ``virQEMUDriverConfigNew``, seen on 9.0.0's system, session and
+embedded daemons; the fallbacks of unset XDG variables are GLib's documented ones. Later versions moved
+the channels' sockets to the run directory; those are found through the live XML and never derived.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Directories:
     log: str
     """NAME.log with its rotations, NAME-ALIAS-virtiofsd.log"""
     swtpm_log: str
-    """NAME-swtpm.log. Session: the same as log, so that it shadows the log of a domain NAME-swtpm"""
+    """NAME-swtpm.log. Session: the same as log, so that a domain NAME-swtpm logs to the same file"""
     swtpm_state: str
     """UUID/tpm2/, UUID/tpm1.2/"""
     root: str = ""
