@@ -167,7 +167,7 @@ def _parsed(request: bytes) -> dict[str, Any]:
         raise NamefsError(ExitCode.USAGE, f"a request has at most {REQUEST_MAX_BYTES} bytes")
     try:
         parsed = json.loads(request)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NamefsError(ExitCode.USAGE, f"the request is not JSON: {error}") from error
     if not isinstance(parsed, dict) or not isinstance(parsed.get("op"), str):
         raise NamefsError(ExitCode.USAGE, 'the request is not of the form {"op": "...", ...}')
