@@ -45,14 +45,14 @@ def libvirt_host(host: Host) -> Iterator[Host]:
 
 
 @pytest.fixture
-def mount_namefs(libvirt_host: Host) -> Iterator[Callable[[str], Mounted]]:
+def mount_namefs(libvirt_host: Host) -> Iterator[Callable[..., Mounted]]:
     """Mounts namefs over ``libvirt_host``; takes further lines of TOML for its configuration file."""
     _need(needs.missing_for_a_mount())
     from tests.lab.mounted import Mounted
 
     with ExitStack() as undo:
 
-        def mount(settings: str) -> Mounted:
+        def mount(settings: str = "") -> Mounted:
             mounted = Mounted([(libvirt_host.uri, libvirt_host.root)], settings)
             undo.callback(mounted.close)
             mounted.start()
@@ -62,6 +62,6 @@ def mount_namefs(libvirt_host: Host) -> Iterator[Callable[[str], Mounted]]:
 
 
 @pytest.fixture
-def mounted(mount_namefs: Callable[[str], Mounted]) -> Mounted:
+def mounted(mount_namefs: Callable[..., Mounted]) -> Mounted:
     """namefs, mounted over ``libvirt_host`` and ready."""
-    return mount_namefs("")
+    return mount_namefs()
