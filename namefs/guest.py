@@ -10,19 +10,23 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from namefs import domxml, logs, naming
-from namefs.backing import Backing, Directory
-from namefs.index import Index
 from namefs.layout import libvirt as layout
-from namefs.layout.directories import Directories
 from namefs.layout.libvirt import Artefact, Kind
-from namefs.logs import Extent
-from namefs.model import Former, Key, Mark, Record
+from namefs.model import Former, Mark, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from uuid import UUID
+
+    from namefs.backing import Backing, Directory
+    from namefs.index import Index
+    from namefs.layout.directories import Directories
+    from namefs.logs import Extent
 
 _WHOLE: tuple[Extent, ...] = ((0, None),)
 _SCANS_MAX = 8192
@@ -45,6 +49,21 @@ class Guest:
         names = dict.fromkeys(f.name for f in self.former)
         names.pop(self.record.domain.name, None)
         return tuple(names)
+
+
+PATH_XATTR = b"user.namefs.path"
+"""The real path of a file. A symlink's target is its path: the kernel allows it no user.* attribute."""
+
+
+def attributes_of(guest: Guest) -> dict[bytes, bytes]:
+    """The extended attributes of a domain's directory. ``former_names``: one a line, the latest last."""
+    domain = guest.record.domain
+    return {
+        b"user.namefs.uuid": str(domain.uuid).encode(),
+        b"user.namefs.name": layout.bytes_of(domain.name),
+        b"user.namefs.state": domain.state.encode(),
+        b"user.namefs.former_names": b"\n".join(map(layout.bytes_of, guest.former_names)),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +130,8 @@ class Shelf:
         """The subdirectories that have something in them."""
         return [subdir for subdir in layout.SUBDIRECTORIES if self.items(guest, subdir)]
 
-    def directory_mode(self, guest: Guest, subdir: bytes) -> tuple[int, int, int]:
-        """(mode, uid, gid) of a subdirectory: no wider than the directory its files are listed from.
+    def directory_mode(self, guest: Guest, subdir: bytes) -> tuple[int, int | None, int | None]:
+        """(mode, uid, gid; None: namefs's) of a subdirectory: no wider than where its files are listed from.
 
         ``log`` has files of several directories: it can be listed by all, and each file's own mode
         says who may read it.
@@ -124,7 +143,7 @@ class Shelf:
                         info = directory.info
                         mode = directory.guard.limit(info.st_uid, info.st_gid, directory.mode)
                         return mode & 0o555, info.st_uid, info.st_gid
-        return 0o555, 0, 0
+        return 0o555, None, None
 
     def open(self, item: Item) -> int:
         """A descriptor of the file behind an item. ENOENT if it is not the same file any more."""
@@ -153,6 +172,26 @@ class Shelf:
         item = self.refreshed(guest, item, fd)
         pieces = logs.locate(item.extents if item.extents is not None else _WHOLE, offset, count)
         return b"".join(os.pread(fd, size, at) for at, size in pieces)
+
+    def xattr(self, item: Item, name: bytes) -> bytes | None:
+        """An extended attribute of the real file, None if it has no such one."""
+        fd = self.open(item)
+        try:
+            return os.getxattr(fd, name)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return None
+            raise
+        finally:
+            os.close(fd)
+
+    def xattrs(self, item: Item) -> list[bytes]:
+        """The names of the real file's extended attributes."""
+        fd = self.open(item)
+        try:
+            return [os.fsencode(name) for name in os.listxattr(fd)]
+        finally:
+            os.close(fd)
 
     def measure(self, places: Directories | None, record: Record) -> tuple[Mark, ...]:
         """How long the logs under a domain's libvirt name are now, to be kept when it loses the name."""
@@ -186,7 +225,7 @@ class Shelf:
             regular = stat.S_ISREG(info.st_mode)
             if artefact.kind is Kind.IMAGE:
                 yield replace(item, target=os.fsencode(path), info=None)
-                yield from self._chain(item, directory)
+                yield from self._chain(guest.places, item, directory)
             elif artefact.kind is Kind.PROCESS:
                 yield from self._process(item, directory)
             elif artefact.kind is Kind.MONITOR:
@@ -214,14 +253,14 @@ class Shelf:
             mode = self.backing.mode(directory, file, info)
             yield replace(item, mode=mode, extents=None if extents == _WHOLE else extents, head=head)
 
-    def _chain(self, item: Item, directory: Directory) -> Iterator[Item]:
+    def _chain(self, places: Directories | None, item: Item, directory: Directory) -> Iterator[Item]:
         backing = item.artefact.backing
-        chain = backing if backing is not None else self._headers(item, directory)
+        chain = backing if backing is not None else self._headers(places, item, directory)
         for number, path in enumerate(chain, start=1):
             entry = naming.encode(f"{item.artefact.entry}.backing{number}")
             yield replace(item, entry=entry, path=path, target=os.fsencode(path), info=None)
 
-    def _headers(self, item: Item, directory: Directory) -> Iterator[str]:
+    def _headers(self, places: Directories | None, item: Item, directory: Directory) -> Iterator[str]:
         """The backing images, as the images' own headers name them (QEMU, docs/interop/qcow2.txt).
 
         A guest can write any header into an image that is raw, so only what the definition calls
@@ -235,6 +274,8 @@ class Shelf:
             if named is None or not named or b":" in named.split(b"/", 1)[0]:
                 return
             path = os.path.normpath(os.path.join(at, os.fsdecode(named)))
+            if named.startswith(b"/") and places is not None:
+                path = places.translate(path)
             yield path
             at, file = os.path.split(path)
             with self.backing.directory(at) as above:
@@ -294,7 +335,7 @@ class Shelf:
     def _head_owner(
         self, guest: Guest, artefact: Artefact, directory: Directory, file: bytes, info: os.stat_result
     ) -> UUID | None:
-        """Whose the lines before the first start are: they go on from the next older piece, if there is one."""
+        """Whose the lines before the first start are: they go on from the next older piece, if any."""
         for older in _older_pieces(artefact, file):
             if (older_info := self.backing.stat(directory, older)) is None:
                 break

@@ -6,13 +6,15 @@ about a connection (`Listed`), so that a late, doubled or lost hint can do no ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from namefs import naming
 from namefs.model import Change, Domain, Former, Key, Listed, Mark, Observed, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 DEPARTED_KEPT_NS = 90 * 86400 * 10**9
 """How long the names of a domain that is gone are remembered: they tell whose the old logs are."""
@@ -22,9 +24,9 @@ DEPARTED_KEPT_NS = 90 * 86400 * 10**9
 class Index:
     """The domains by key and by entry, and their former names; `former` outlives its domain."""
 
-    records: Mapping[Key, Record] = MappingProxyType({})
-    by_entry: Mapping[bytes, Key] = MappingProxyType({})
-    former: Mapping[Key, tuple[Former, ...]] = MappingProxyType({})
+    records: Mapping[Key, Record] = field(default_factory=dict)
+    by_entry: Mapping[bytes, Key] = field(default_factory=dict)
+    former: Mapping[Key, tuple[Former, ...]] = field(default_factory=dict)
 
     @cached_property
     def entries(self) -> tuple[bytes, ...]:

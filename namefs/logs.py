@@ -9,11 +9,14 @@ command line that libvirt writes at each start: ``-uuid`` names the domain
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from namefs.model import Former, Key
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from namefs.model import Former, Key
 
 _START = re.compile(
     rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000: starting up libvirt version: ", re.MULTILINE

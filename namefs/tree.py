@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from namefs.index import Index
-from namefs.model import Key
+if TYPE_CHECKING:
+    from namefs.index import Index
+    from namefs.model import Key
 
 
 @dataclass(frozen=True, slots=True)

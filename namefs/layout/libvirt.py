@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from namefs.layout.directories import Directories
-from namefs.model import Domain
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from namefs.layout.directories import Directories
+    from namefs.model import Domain
 
 TOP = b""
 """The subdirectory name that stands for the domain's directory itself."""
@@ -188,6 +191,9 @@ def _save(domain: Domain, _former: tuple[str, ...], places: Directories) -> Iter
     yield Artefact(b"save", "managed.save", Kind.FILE, places.lib, file, below=(b"save",))
 
 
+_STATE = re.compile(rb"(?P<file>[^.].*)", re.DOTALL)
+"""TPM state; swtpm's ``.lock`` beside it is none."""
+
 _XML = re.compile(rb"(?P<file>.+\.xml)", re.DOTALL)
 
 
@@ -217,7 +223,7 @@ def _tpm(domain: Domain, _former: tuple[str, ...], places: Directories) -> Itera
             "\0file\0",
             Kind.FILE,
             places.swtpm_state,
-            re.compile(rb"(?P<file>.+)", re.DOTALL),
+            _STATE,
             below=below,
         )
 
