@@ -20,6 +20,7 @@ import trio
 from namefs import __version__, answers, control_server, fuse, mounts, naming
 from namefs.answers import iso
 from namefs.backing import Backing
+from namefs.browse import Browser
 from namefs.config import Config, check_overlap
 from namefs.errors import ExitCode, NamefsError, sole_error
 from namefs.guest import Shelf
@@ -129,7 +130,7 @@ class _Daemon:
 
     async def run(self) -> None:
         clean = False
-        operations = fuse.Operations(self._view, self._shelf, self._renaming.by_entry)
+        operations = fuse.Operations(self._view, Browser(self._view, self._shelf), self._renaming.by_entry)
         try:
             async with trio.open_nursery() as nursery:
                 # The control socket first: it is what tells two daemons apart.

@@ -11,8 +11,10 @@ import functools
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import trio
 
@@ -22,7 +24,6 @@ from namefs.sources import hook, inotify
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from uuid import UUID
 
     from namefs.index import Index
     from namefs.layout.directories import Directories
@@ -112,8 +113,10 @@ class Files:
             record = await trio.to_thread.run_sync(functools.partial(self._read, entry))
             call = hook.parse(record)
         except (OSError, hook.Incomplete) as error:
-            # Cut short by a full disk or a kill. It was a call all the same, but whose is not known.
+            # Cut short by a full disk or a kill. It was a call all the same, of the UUID it is called by.
             log.info("a record of the hook, %r, can't be read: %s", entry, error)
+            with suppress(ValueError):
+                self._hint(UUID(os.fsdecode(entry.partition(b".")[0])))
             return
         self.last_call_s = time.time()
         key = Key(call.uuid)

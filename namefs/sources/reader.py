@@ -172,6 +172,9 @@ class Reader:
             log.error("%s", error)
             await trio.sleep(_READ_AGAIN_S)
             self._again.add(what)
+        except Exception:
+            # One domain that we can't read is no reason to take the view of all from everybody.
+            log.exception("%s was not read", what)
         finally:
             self._reading.discard(what)
             if what in self._again:

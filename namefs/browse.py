@@ -1,0 +1,313 @@
+"""The view as a file system: inode numbers, directory listings and open files, whoever speaks to the kernel.
+
+Names are answered from memory, at once; whatever may touch a disk goes to a thread. Everything here
+raises OSError (or, for a bug, anything), and what it becomes is the transport's business (`fuse`).
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from namefs import tree
+from namefs.attributes import Attributes, Attrs
+from namefs.guest import PATH_XATTR, Guest, Item, Shelf, attributes_of
+from namefs.inodes import Inode, InodeTable
+from namefs.layout.libvirt import SUBDIRECTORIES, TOP
+from namefs.tree import DomainDir, File, Link, Node, Root, SubDir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from namefs.view import View
+
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is kept beside an inode: item and domain as last seen, and the descriptors open on it."""
+
+    item: Item
+    guest: Guest
+    fds: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    fd: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenDir:
+    """A listing as it was at opendir, so that its offsets stay valid."""
+
+    number: int
+    parent: int
+    guest: Guest | None
+    listing: Sequence[tuple[bytes, Node, Item | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a listing; ``position`` is where the listing goes on after it."""
+
+    entry: bytes
+    attrs: Attrs
+    position: int
+    node: Node | None = None
+    item: Item | None = None
+    guest: Guest | None = None
+
+
+class Browser:
+    """Answers questions about the view. Its methods run on the trio loop and never block it."""
+
+    def __init__(self, view: View, shelf: Shelf) -> None:
+        self._view = view
+        self._shelf = shelf
+        self._attributes = Attributes(os.getuid(), os.getgid())
+        self.inodes: InodeTable[Seen] = InodeTable()
+        self._files: dict[int, _OpenFile] = {}
+        self._dirs: dict[int, _OpenDir] = {}
+        self._last_handle = 0
+        # A disk's path may lead to a server that is gone: such look-ups may use up these threads,
+        # and no others.
+        self._near = trio.CapacityLimiter(16)
+        self._far = trio.CapacityLimiter(8)
+
+    async def lookup(self, parent_number: int, entry: bytes) -> Attrs:
+        """The attributes of an entry of a directory, counted as one look-up."""
+        parent = self.inodes[parent_number].node
+        if entry in (b".", b".."):
+            return await self._attrs(self.inodes.remember(parent if entry == b"." else _above(parent)))
+        if isinstance(parent, Root):
+            found = tree.domain_of(self._view.index, entry)
+            if found is None:
+                raise _error(errno.ENOENT)
+            return self._attributes.of_domain(self.inodes.remember(found).number, self._guest(found).record)
+        if not isinstance(parent, DomainDir | SubDir):
+            raise _error(errno.ENOTDIR)
+        guest = self._guest(parent)
+        if isinstance(parent, DomainDir) and entry in SUBDIRECTORIES:
+            if not await self._thread(entry, self._shelf.items, guest, entry):
+                raise _error(errno.ENOENT)
+            return await self._attrs(self.inodes.remember(SubDir(parent.key, entry)))
+        subdir = parent.subdir if isinstance(parent, SubDir) else TOP
+        item = await self._thread(subdir, self._shelf.item, guest, subdir, entry)
+        if item is None:
+            raise _error(errno.ENOENT)
+        inode = self.inodes.remember(_node(guest, item))
+        self._keep(inode, guest, item)
+        return self._attributes.of_item(inode.number, item)
+
+    async def getattr(self, number: int) -> Attrs:
+        """The attributes of an inode; of an open file by its descriptor, through rotation and removal."""
+        return await self._attrs(self.inodes[number])
+
+    def forget(self, number: int, count: int) -> None:
+        """Take look-ups back. Raises KeyError, ValueError if they were never given."""
+        self.inodes.forget(number, count)
+
+    def readlink(self, number: int) -> bytes:
+        """A symlink's target: the real path."""
+        target = _seen(self.inodes[number]).item.target
+        if target is None:
+            raise _error(errno.EINVAL)
+        return target
+
+    async def open(self, number: int) -> int:
+        """A handle on a file, with a descriptor of its own on the real one."""
+        node = self.inodes[number].node
+        seen = _seen(self.inodes[number])
+        try:
+            fd = await self._thread(seen.item.subdir, self._shelf.open, seen.item)
+        except FileNotFoundError:
+            # Renamed meanwhile, by a rotation or with its domain: it is the same file.
+            assert isinstance(node, File)
+            seen.item = await self._item_now(seen, node)
+            fd = await self._thread(seen.item.subdir, self._shelf.open, seen.item)
+        seen.fds.append(fd)
+        handle = self._new_handle()
+        self._files[handle] = _OpenFile(fd, number)
+        return handle
+
+    async def read(self, handle: int, offset: int, count: int) -> bytes:
+        """Bytes of an open file: the domain's own."""
+        file = self._files[handle]
+        seen = _seen(self.inodes[file.inode])
+        guest = self._view.guest(seen.guest.record.key) or seen.guest
+        return await self._thread(
+            seen.item.subdir, self._shelf.read, guest, seen.item, file.fd, offset, count
+        )
+
+    def release(self, handle: int) -> None:
+        """The last close of a file handle."""
+        file = self._files.pop(handle)
+        _seen(self.inodes[file.inode]).fds.remove(file.fd)
+        os.close(file.fd)
+
+    async def opendir(self, number: int) -> int:
+        """A handle on a directory, whose listing is made once, here."""
+        node = self.inodes[number].node
+        if isinstance(node, File | Link):
+            raise _error(errno.ENOTDIR)
+        guest = None if isinstance(node, Root) else self._guest(node)
+        listing: Sequence[tuple[bytes, Node, Item | None]]
+        if guest is None:
+            index = self._view.index
+            listing = [(entry, DomainDir(index.by_entry[entry]), None) for entry in index.entries]
+        elif isinstance(node, SubDir):
+            listing = await self._thread(node.subdir, self._list_items, guest, node.subdir)
+        else:
+            listing = await self._thread(TOP, self._list_domain, guest)
+        handle = self._new_handle()
+        self._dirs[handle] = _OpenDir(number, self.inodes.number(_above(node)), guest, listing)
+        return handle
+
+    def listing(self, handle: int, start: int) -> Iterator[Entry]:
+        """The entries from a position on. Nothing awaits: what is taken is to be counted (`count`)."""
+        directory = self._dirs[handle]
+        for position, (number, dots) in enumerate(
+            ((directory.number, b"."), (directory.parent, b"..")), start=1
+        ):
+            if start < position:
+                yield Entry(dots, self._attributes.of_dots(number), position)
+        first = max(start - 2, 0)
+        for position, (entry, node, item) in enumerate(directory.listing[first:], start=first + 3):
+            attrs = self._listed(entry, node, item)
+            if attrs is not None:
+                yield Entry(entry, attrs, position, node, item, directory.guest)
+
+    def count(self, one: Entry) -> None:
+        """An entry of a listing was given to the kernel, which counts it as a look-up, dots excepted."""
+        if one.node is not None:
+            inode = self.inodes.remember(one.node)
+            if one.item is not None and one.guest is not None:
+                self._keep(inode, one.guest, one.item)
+
+    def releasedir(self, handle: int) -> None:
+        """The last close of a directory handle."""
+        del self._dirs[handle]
+
+    async def getxattr(self, number: int, name: bytes) -> bytes | None:
+        """An extended attribute: namefs's own, or the real file's as it is; None if there is none."""
+        inode = self.inodes[number]
+        if isinstance(inode.node, DomainDir):
+            return attributes_of(self._guest(inode.node)).get(name)
+        if not isinstance(inode.node, File):
+            return None
+        item = _seen(inode).item
+        if name == PATH_XATTR:
+            return os.fsencode(item.path)
+        return await self._thread(item.subdir, self._shelf.xattr, item, name)
+
+    async def listxattr(self, number: int) -> list[bytes]:
+        """The names of the extended attributes that an inode has."""
+        inode = self.inodes[number]
+        if isinstance(inode.node, DomainDir):
+            return list(attributes_of(self._guest(inode.node)))
+        if not isinstance(inode.node, File):
+            return []
+        item = _seen(inode).item
+        return [PATH_XATTR, *await self._thread(item.subdir, self._shelf.xattrs, item)]
+
+    def _guest(self, node: DomainDir | SubDir | File | Link) -> Guest:
+        guest = self._view.guest(node.key)
+        if guest is None:
+            # ESTALE has the kernel walk the path again, and then the name says ENOENT.
+            raise _error(errno.ESTALE)
+        return guest
+
+    async def _thread(self, subdir: bytes, call: Callable[..., R], *args: object) -> R:
+        limiter = self._far if subdir in (TOP, b"disks") else self._near
+        return await trio.to_thread.run_sync(functools.partial(call, *args), limiter=limiter)
+
+    def _keep(self, inode: Inode[Seen], guest: Guest, item: Item) -> None:
+        if inode.beside is None:
+            inode.beside = Seen(item, guest)
+        else:
+            inode.beside.item, inode.beside.guest = item, guest
+
+    async def _attrs(self, inode: Inode[Seen]) -> Attrs:
+        node, number = inode.node, inode.number
+        if isinstance(node, Root):
+            return self._attributes.of_root(number, self._view.index, self._view.changed_ns)
+        if isinstance(node, DomainDir):
+            return self._attributes.of_domain(number, self._guest(node).record)
+        if isinstance(node, SubDir):
+            guest = self._guest(node)
+            mode = await self._thread(node.subdir, self._shelf.directory_mode, guest, node.subdir)
+            return self._attributes.of_subdir(number, guest.record, *mode)
+        seen = _seen(inode)
+        if isinstance(node, File):
+            seen.item = await self._item_now(seen, node)
+        return self._attributes.of_item(number, seen.item)
+
+    async def _item_now(self, seen: Seen, node: File) -> Item:
+        guest, subdir = self._view.guest(node.key), seen.item.subdir
+        if seen.fds:
+            # A duplicate, since the last close may come while the thread is at it.
+            fd = os.dup(seen.fds[-1])
+            try:
+                return await self._thread(subdir, self._shelf.refreshed, guest or seen.guest, seen.item, fd)
+            finally:
+                os.close(fd)
+        if guest is not None:
+            for item in await self._thread(subdir, self._shelf.items, guest, subdir):
+                if _node(guest, item) == node:
+                    return item
+        raise _error(errno.ESTALE)
+
+    def _list_domain(self, guest: Guest) -> list[tuple[bytes, Node, Item | None]]:
+        listing: list[tuple[bytes, Node, Item | None]] = [
+            (subdir, SubDir(guest.record.key, subdir), None) for subdir in self._shelf.subdirectories(guest)
+        ]
+        return sorted(listing + self._list_items(guest, TOP), key=lambda one: one[0])
+
+    def _list_items(self, guest: Guest, subdir: bytes) -> list[tuple[bytes, Node, Item | None]]:
+        return [(item.entry, _node(guest, item), item) for item in self._shelf.items(guest, subdir)]
+
+    def _listed(self, entry: bytes, node: Node, item: Item | None) -> Attrs | None:
+        number, index = self.inodes.number(node), self._view.index
+        if item is not None:
+            return self._attributes.of_item(number, item)
+        assert isinstance(node, DomainDir | SubDir)
+        record = index.records.get(node.key)
+        if record is None:
+            return None
+        if isinstance(node, SubDir):
+            return self._attributes.of_subdir(number, record, 0o555, None, None)
+        # A name that has changed since opendir has been withdrawn already: were it given now, the
+        # kernel would keep it.
+        return self._attributes.of_domain(number, record) if record.entry == entry else None
+
+    def _new_handle(self) -> int:
+        self._last_handle += 1
+        return self._last_handle
+
+
+def _seen(inode: Inode[Seen]) -> Seen:
+    if inode.beside is None:
+        raise _error(errno.ESTALE)
+    return inode.beside
+
+
+def _node(guest: Guest, item: Item) -> Node:
+    if item.info is None:
+        return Link(guest.record.key, item.subdir, item.entry)
+    return File(guest.record.key, item.info.st_dev, item.info.st_ino)
+
+
+def _above(node: Node) -> Node:
+    return Root() if isinstance(node, Root | DomainDir) else DomainDir(node.key)
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
