@@ -13,7 +13,7 @@ import pytest
 from tests.lab import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.lab.host import Host
     from tests.lab.mounted import Mounted
@@ -46,14 +46,16 @@ def libvirt_host(host: Host) -> Iterator[Host]:
 
 @pytest.fixture
 def mount_namefs(libvirt_host: Host) -> Iterator[Callable[..., Mounted]]:
-    """Mounts namefs over ``libvirt_host``; takes further lines of TOML for its configuration file."""
+    """Mounts namefs over ``libvirt_host``; takes further lines of TOML for its configuration file, and the
+    command that starts namefs where it is not the usual one.
+    """
     _need(needs.missing_for_a_mount())
-    from tests.lab.mounted import Mounted
+    from tests.lab.mounted import NAMEFS, Mounted
 
     with ExitStack() as undo:
 
-        def mount(settings: str = "") -> Mounted:
-            mounted = Mounted([(libvirt_host.uri, libvirt_host.root)], settings)
+        def mount(settings: str = "", command: Sequence[str] = NAMEFS) -> Mounted:
+            mounted = Mounted([(libvirt_host.uri, libvirt_host.root)], settings, command)
             undo.callback(mounted.close)
             mounted.start()
             return mounted
