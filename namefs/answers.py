@@ -194,10 +194,22 @@ def _behind(index: Index, path: str, places: Places, shelf: Shelf, mountpoint: s
         for subdir in (layout.TOP, *layout.SUBDIRECTORIES):
             if not _might_claim(guest, subdir, path):
                 continue
+            if _is_directory_of(guest, subdir, path):
+                yield _match(guest.record, _view_path(mountpoint, guest.record, subdir), path)
+                continue
             for item in shelf.items(guest, subdir):
                 if path in (item.path, os.path.join(item.artefact.directory, os.fsdecode(item.file))):
                     view = _view_path(mountpoint, guest.record, subdir, item.entry)
                     yield _match(guest.record, view, item.path)
+
+
+def _is_directory_of(guest: Guest, subdir: bytes, path: str) -> bool:
+    """Whether the path is a directory of this guest alone, such as snapshot/NAME."""
+    if guest.places is None:
+        return False
+    own = {layout.bytes_of(guest.record.domain.name), str(guest.record.key.uuid).encode()}
+    found = layout.artefacts(guest.record.domain, (), guest.places, subdir)
+    return any(artefact.directory == path and own & set(artefact.below) for artefact in found)
 
 
 def _might_claim(guest: Guest, subdir: bytes, path: str) -> bool:
@@ -206,7 +218,11 @@ def _might_claim(guest: Guest, subdir: bytes, path: str) -> bool:
         return False
     directory = os.path.dirname(path)
     for artefact in layout.artefacts(guest.record.domain, guest.former_names, guest.places, subdir):
-        if artefact.claims(path) or os.path.realpath(artefact.directory) == directory:
+        if (
+            path == artefact.directory
+            or artefact.claims(path)
+            or os.path.realpath(artefact.directory) == directory
+        ):
             return True
         if subdir == b"disks" or artefact.kind in (layout.Kind.PROCESS, layout.Kind.MONITOR):
             return True

@@ -89,6 +89,19 @@ def load(
         # The file's directories are those of the libvirt that the file names, not of this one.
         other = Connection(uri=uri, label=config.connections[0].label)
         config = replace(config, connections=(other,))
+    return config if os.geteuid() == 0 else _for_a_user(config, environ)
+
+
+def _for_a_user(config: Config, environ: Mapping[str, str]) -> Config:
+    """With the user's own libvirt, the user's own directories, where the file does not say otherwise."""
+    if config.connections[0].uri.partition("?")[0] != "qemu:///session":
+        return config
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
+    state = environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if config.runtime_directory == Config().runtime_directory:
+        config = replace(config, runtime_directory=_normal(os.path.join(runtime, "namefs")))
+    if config.journal == Config().journal:
+        config = replace(config, journal=_normal(os.path.join(state, "namefs", "index.sqlite")))
     return config
 
 

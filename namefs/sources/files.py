@@ -97,6 +97,7 @@ class Files:
         while True:
             await trio.sleep(_REWATCH_S)
             self.watch()
+            os.makedirs(self._spool, mode=0o700, exist_ok=True)
             self._inotify.watch(self._spool, inotify.CLOSE_WRITE | inotify.MOVED_TO)
 
     async def _happened(self, event: inotify.Event) -> None:
