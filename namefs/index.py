@@ -122,7 +122,7 @@ def apply(index: Index, seen: Sequence[Observed | Listed], now_ns: int) -> Appli
     draft = _Draft(now_ns, dict(index.records), dict(index.by_entry), dict(index.former))
     wanted: dict[Key, Domain | None] = {}
     for one in seen:
-        wanted.update(_listed(draft, one) if isinstance(one, Listed) else _observed(draft, one))
+        wanted |= _listed(draft, wanted, one) if isinstance(one, Listed) else _observed(draft, wanted, one)
 
     arriving: list[tuple[Key, Domain]] = []
     for key, domain in wanted.items():
@@ -150,20 +150,25 @@ def apply(index: Index, seen: Sequence[Observed | Listed], now_ns: int) -> Appli
     )
 
 
-def _observed(draft: _Draft, one: Observed) -> dict[Key, Domain | None]:
-    record = draft.records.get(one.key)
-    if one.domain is None and record is not None and record.domain.connection != one.connection:
+def _observed(draft: _Draft, wanted: Mapping[Key, Domain | None], one: Observed) -> dict[Key, Domain | None]:
+    if one.domain is None and _connection(draft, wanted, one.key) != one.connection:
         # Gone from there, alive here: a domain that another connection answers for stays.
         return {}
     return {one.key: one.domain}
 
 
-def _listed(draft: _Draft, one: Listed) -> dict[Key, Domain | None]:
-    wanted: dict[Key, Domain | None] = {
-        key: None for key, r in draft.records.items() if r.domain.connection == one.connection
+def _listed(draft: _Draft, wanted: Mapping[Key, Domain | None], one: Listed) -> dict[Key, Domain | None]:
+    gone: dict[Key, Domain | None] = {
+        key: None for key in (*draft.records, *wanted) if _connection(draft, wanted, key) == one.connection
     }
-    wanted.update({Key(domain.uuid): domain for domain in one.domains})
-    return wanted
+    return gone | {Key(domain.uuid): domain for domain in one.domains}
+
+
+def _connection(draft: _Draft, wanted: Mapping[Key, Domain | None], key: Key) -> str | None:
+    """Where the domain lives, by what was seen earlier in the transaction, else by the index."""
+    record = draft.records.get(key)
+    domain = wanted.get(key, None if record is None else record.domain)
+    return None if domain is None else domain.connection
 
 
 def _tidy(draft: _Draft) -> None:
