@@ -56,8 +56,9 @@ class Mounted:
         self._log = directory / "log"
         self._allowed: list[re.Pattern[str]] = []
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._sockets = 1 + 2 * len(connections)
-        """The control socket, and two connections to each libvirt: maybe opened only after READY."""
+        self._sockets = 5 + 2 * len(connections)
+        """The control socket, two pairs by which trio wakes itself, and two connections to each libvirt.
+        They may be opened only after READY."""
         self._descriptors: Counter[str] = Counter()
         self.path.mkdir()
         self.config.write_text(_configuration(self, connections, settings))
