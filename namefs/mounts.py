@@ -45,13 +45,8 @@ def find(mountpoint: str) -> Mount | None:
     while that can be avoided.
     """
     head, tail = os.path.split(os.path.abspath(mountpoint))
-    mounts = read()
-    for path in (os.path.join(os.path.realpath(head), tail), os.path.realpath(mountpoint)):
-        # Later lines lie over earlier ones.
-        for mount in reversed(mounts):
-            if mount.mountpoint == path:
-                return mount
-    return None
+    here = _uppermost(os.path.join(os.path.realpath(head), tail))
+    return here or _uppermost(os.path.realpath(mountpoint))
 
 
 def read() -> list[Mount]:
@@ -94,6 +89,11 @@ def detach(mountpoint: str) -> None:
         _umount2(mountpoint, _MNT_DETACH)
     else:
         _fusermount(["-z"], mountpoint)
+
+
+def _uppermost(path: str) -> Mount | None:
+    # Later lines lie over earlier ones.
+    return next((mount for mount in reversed(read()) if mount.mountpoint == path), None)
 
 
 def _umount2(mountpoint: str, flags: int) -> None:
