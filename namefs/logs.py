@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -39,7 +40,7 @@ def starts(data: bytes, base: int = 0) -> list[Start]:
     """The starts in ``data``, which begins ``base`` bytes into the file, at the start of a line."""
     found = [match.start() for match in _START.finditer(data)]
     result = []
-    for offset, end in zip(found, [*found[1:], len(data)], strict=True):
+    for offset, end in pairwise([*found, len(data)]):
         named = _UUID.search(data, offset, end)
         result.append(Start(base + offset, UUID(named[1].decode()) if named else None))
     return result
@@ -48,8 +49,8 @@ def starts(data: bytes, base: int = 0) -> list[Start]:
 def owned(found: Sequence[Start], uuid: UUID, head: UUID | None) -> tuple[Extent, ...]:
     """The extents of a file that are of ``uuid``, in order; ``head`` owns what precedes the first start.
 
-    A start whose ``-uuid`` is not (yet) written belongs to whom the lines before it belong to, and to
-    nobody where it is known that somebody else may have begun: better late than in the wrong hands.
+    What follows a start whose ``-uuid`` is not (yet) written is nobody's: better late than in the wrong
+    hands.
     """
     runs: list[tuple[int, UUID | None]] = []
     if not found or found[0].offset > 0:
