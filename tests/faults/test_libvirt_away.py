@@ -1,4 +1,4 @@
-"""libvirt not there, stopped, killed, restarted or hanging: the view is served nevertheless, and catches up."""
+"""libvirt not there, stopped, killed, restarted or hanging: the view is served, and catches up."""
 
 from __future__ import annotations
 
