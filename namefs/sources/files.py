@@ -34,6 +34,7 @@ _REWATCH_S = 10.0
 _SWEEP_AGE_S = 3600.0
 _RECORD_MAX_BYTES = 1 << 16
 
+_ARRIVALS = inotify.CREATE | inotify.MOVED_TO
 _DEFINITIONS = inotify.MOVED_TO | inotify.MOVED_FROM | inotify.DELETE | inotify.CLOSE_WRITE
 _LINKS = inotify.CREATE | inotify.MOVED_TO | inotify.MOVED_FROM | inotify.DELETE
 
@@ -65,7 +66,9 @@ class Files:
             {}
             if places is None
             else {
-                places.etc: _DEFINITIONS,
+                # libvirt makes places.etc for its first guest, and autostart for the first of those.
+                os.path.dirname(places.etc): _ARRIVALS,
+                places.etc: _DEFINITIONS | inotify.CREATE,
                 os.path.join(places.etc, "autostart"): _LINKS,
                 places.run: _DEFINITIONS,
             }
@@ -106,8 +109,21 @@ class Files:
             self._lost()
         elif event.path == self._spool:
             await self._called(event.entry)
-        elif event.entry.endswith(b".xml"):
-            self._hint(os.fsdecode(event.entry[: -len(b".xml")]))
+        elif event.mask & _ARRIVALS and (path := self._path_of(event)) in self._watched:
+            self.watch()
+            # What was put there before it was watched is told by nobody.
+            with suppress(FileNotFoundError, NotADirectoryError):
+                for entry in os.listdir(path):
+                    self._hint_of(os.fsencode(entry))
+        else:
+            self._hint_of(event.entry)
+
+    def _path_of(self, event: inotify.Event) -> str:
+        return os.path.join(event.path, os.fsdecode(event.entry))
+
+    def _hint_of(self, entry: bytes) -> None:
+        if entry.endswith(b".xml"):
+            self._hint(os.fsdecode(entry[: -len(b".xml")]))
 
     async def _called(self, entry: bytes) -> None:
         try:
