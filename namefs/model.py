@@ -7,8 +7,10 @@ surrogates (PEP 383): libvirt lets a rename give a domain such a name.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 
 class Key(NamedTuple):
