@@ -63,6 +63,10 @@ class Unusable(Exception):
     """The file is no journal of this version: damaged, of another schema, or something else."""
 
 
+_DAMAGE = (Unusable, sqlite3.DatabaseError, UnicodeDecodeError)
+"""How a damaged file shows; SQLite's message about one may itself hold what is no UTF-8."""
+
+
 class Journal:
     """The open file. Its methods block; one at a time is called, from whichever thread."""
 
@@ -78,8 +82,8 @@ class Journal:
                 os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
             try:
                 return _connect(self._path)
-            except (Unusable, sqlite3.DatabaseError) as why:
-                if isinstance(why, sqlite3.OperationalError):
+            except _DAMAGE as why:
+                if _is_of_the_environment(why):
                     raise
                 aside = _put_aside(self._path)
                 log.warning("%s cannot be used (%s): kept as %s, a new one is made", self._path, why, aside)
@@ -124,7 +128,7 @@ def read(path: str) -> Index:
         raise NamefsError(ExitCode.NOT_FOUND, f"there is no index yet at {path}") from error
     except PermissionError as error:
         raise NamefsError(ExitCode.PERMISSION, f"{path}: {error.strerror}") from error
-    except (OSError, Unusable, sqlite3.Error) as error:
+    except (OSError, sqlite3.Error, *_DAMAGE) as error:
         raise _failed(path, error) from error
 
 
@@ -132,6 +136,14 @@ def _quoted(path: str) -> str:
     from urllib.parse import quote
 
     return quote(path)
+
+
+def _is_of_the_environment(error: Exception) -> bool:
+    """Whether the file may be sound: locked, a full disk, no permission. Then it is not put aside."""
+    # Of the operational errors, a table that is missing and text that is no UTF-8 (an error of the
+    # sqlite3 module's, without a code) are the file's own.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR
 
 
 def _failed(path: str, error: Exception) -> NamefsError:
@@ -169,7 +181,7 @@ def _check(database: sqlite3.Connection) -> None:
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version != _SCHEMA_VERSION:
         raise Unusable(f"its schema is {version}, this namefs's is {_SCHEMA_VERSION}")
-    damage = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    damage = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if damage != "ok":
         raise Unusable(f"it is damaged: {damage}")
 
@@ -221,7 +233,11 @@ def _read(database: sqlite3.Connection) -> Index:
             former[key] = (*former.get(key, ()), held)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unusable(f"it holds what namefs did not write: {error}") from error
-    return Index(records, {record.entry: key for key, record in records.items()}, former)
+    by_entry = {record.entry: key for key, record in records.items()}
+    if len(by_entry) != len(records) or not all(isinstance(entry, bytes) for entry in by_entry):
+        # SQLite's check does not look at types.
+        raise Unusable("it holds what namefs did not write: domains without an entry of their own")
+    return Index(records, by_entry, former)
 
 
 def _facts(domain: Domain) -> str:
