@@ -157,11 +157,18 @@ class Backing:
                 trusted_left -= 1
                 if part in (b".", b"..") or b"/" in part:
                     raise FileNotFoundError(errno.ENOENT, "not a plain entry", part)
-                target = self._trusted_link(fd, info, part) if trusted_left >= 0 else None
-                if target is not None:
+                try:
+                    following = os.open(part, _DIRECTORY, dir_fd=fd)
+                except OSError as refused:
+                    # Nearly always a directory: only what is none is asked whether it is a symlink.
+                    if trusted_left < 0 or refused.errno not in (errno.ENOTDIR, errno.ELOOP):
+                        raise
+                    target = self._trusted_link(fd, info, part)
+                    if target is None:
+                        raise
                     links += 1
                     if links > _LINKS_MAX:
-                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), base)
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), base) from None
                     resolved = os.path.normpath(os.path.join(os.fsencode(path), target))
                     parts = [p for p in resolved.split(b"/") if p]
                     pending, trusted_left = parts + pending, trusted_left + len(parts)
@@ -170,9 +177,8 @@ class Backing:
                     fd = os.open("/", _DIRECTORY)
                     guard, path = Guard(), "/"
                     continue
-                following = os.open(part, _DIRECTORY, dir_fd=fd)
                 os.close(fd)
-                fd, path = following, os.path.join(path, os.fsdecode(part))
+                fd, path = following, f"{path.rstrip('/')}/{os.fsdecode(part)}"
                 if self._is_shunned(path):
                     raise FileNotFoundError(errno.ENOENT, "not served", path)
         except BaseException:

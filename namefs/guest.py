@@ -124,11 +124,33 @@ class Shelf:
 
     def item(self, guest: Guest, subdir: bytes, entry: bytes) -> Item | None:
         """The item of that entry, if it is there."""
-        return next((item for item in self.items(guest, subdir) if item.entry == entry), None)
+        if guest.places is None:
+            return None
+        names = guest.former_names
+        try:
+            name = naming.decode(entry)
+        except naming.NotAnEntry:
+            name = None
+        if name is None or (subdir == b"log" and names):
+            # Shortened, so that it tells nothing; or a log, whose entry depends on what others there are.
+            return next((item for item in self.items(guest, subdir) if item.entry == entry), None)
+        for artefact in layout.artefacts(guest.record.domain, names, guest.places, subdir):
+            if artefact.may_show(name):
+                for item in self._present(guest, artefact):
+                    if item.entry == entry:
+                        return item
+        return None
+
+    def holds_any(self, guest: Guest, subdir: bytes) -> bool:
+        """Whether there is anything in the subdirectory."""
+        if guest.places is None:
+            return False
+        found = layout.artefacts(guest.record.domain, guest.former_names, guest.places, subdir)
+        return any(True for artefact in found for _ in self._present(guest, artefact))
 
     def subdirectories(self, guest: Guest) -> list[bytes]:
         """The subdirectories that have something in them."""
-        return [subdir for subdir in layout.SUBDIRECTORIES if self.items(guest, subdir)]
+        return [subdir for subdir in layout.SUBDIRECTORIES if self.holds_any(guest, subdir)]
 
     def directory_mode(self, guest: Guest, subdir: bytes) -> tuple[int, int | None, int | None]:
         """(mode, uid, gid; None: namefs's) of a subdirectory: no wider than where its files are listed from.
@@ -212,8 +234,8 @@ class Shelf:
             else:
                 files = []
                 for entry in self.backing.starting_with(directory, artefact.prefix):
-                    if match := artefact.file.fullmatch(entry):
-                        files.append((entry, artefact.shown_as(match.groupdict(b""))))
+                    if (groups := artefact.groups_of(entry)) is not None:
+                        files.append((entry, artefact.shown_as(groups)))
             for file, shown in files:
                 if (info := self.backing.stat(directory, file)) is not None:
                     yield directory, file, info, shown
@@ -388,9 +410,7 @@ def _read_all(fd: int, start: int, end: int) -> bytes:
 
 def _older_pieces(artefact: Artefact, file: bytes) -> Iterator[bytes]:
     """The entries of the older pieces of a log, the next older first (virtlogd's numbers grow with age)."""
-    assert not isinstance(artefact.file, bytes)
-    match = artefact.file.fullmatch(file)
-    rotation = match["rotation"] if match else b""
+    rotation = (artefact.groups_of(file) or {}).get("rotation", b"")
     stem = file[: len(file) - len(rotation)]
     if not rotation or rotation[1:].isdigit():
         first = int(rotation[1:]) + 1 if rotation else 0
