@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from namefs.index import Index
     from namefs.layout.directories import Directories
     from namefs.logs import Extent
+    from namefs.model import Key
 
 _WHOLE: tuple[Extent, ...] = ((0, None),)
 _SCANS_MAX = 8192
@@ -49,6 +50,11 @@ class Guest:
         names = dict.fromkeys(f.name for f in self.former)
         names.pop(self.record.domain.name, None)
         return tuple(names)
+
+    def holders_of(self, name: str) -> tuple[tuple[tuple[Key, Former], ...], Key | None]:
+        """Who had a libvirt name before, oldest first, and who has it now on the guest's connection."""
+        connection = self.record.domain.connection
+        return self.index.holders.get(name, ()), self.index.by_name.get((connection, name))
 
 
 PATH_XATTR = b"user.namefs.path"
@@ -222,7 +228,7 @@ class Shelf:
         marks = []
         for artefact in layout.artefacts(record.domain, (), places, b"log"):
             if artefact.kind in (Kind.QEMU_LOG, Kind.NAMED_LOG):
-                marks += [Mark(i.st_dev, i.st_ino, i.st_size) for _, _, i, _ in self._files(artefact)]
+                marks += [_mark(info) for _, _, info, _ in self._files(artefact)]
         return tuple(marks)
 
     def _files(self, artefact: Artefact) -> Iterator[tuple[Directory, bytes, os.stat_result, str]]:
@@ -351,8 +357,7 @@ class Shelf:
         uuid = guest.record.key.uuid
         if artefact.kind is Kind.QEMU_LOG and not _packed(file):
             return logs.owned(starts(), uuid, head)
-        holders, current = guest.index.holders.get(artefact.name, ()), guest.index.current(artefact.name)
-        return logs.by_marks(info.st_dev, info.st_ino, holders, current, uuid)
+        return logs.by_marks(_mark(info), *guest.holders_of(artefact.name), uuid)
 
     def _head_owner(
         self, guest: Guest, artefact: Artefact, directory: Directory, file: bytes, info: os.stat_result
@@ -364,8 +369,7 @@ class Shelf:
             starts = self._starts_of(directory, older, older_info)
             if starts and starts[-1].uuid is not None:
                 return starts[-1].uuid
-        holders, current = guest.index.holders.get(artefact.name, ()), guest.index.current(artefact.name)
-        return logs.head_owner(info.st_dev, info.st_ino, holders, current)
+        return logs.head_owner(_mark(info), *guest.holders_of(artefact.name))
 
     def _starts_of(self, directory: Directory, file: bytes, info: os.stat_result) -> tuple[logs.Start, ...]:
         scan = self._scans.get((info.st_dev, info.st_ino))
@@ -416,6 +420,10 @@ def _older_pieces(artefact: Artefact, file: bytes) -> Iterator[bytes]:
         first = int(rotation[1:]) + 1 if rotation else 0
         for number in range(first, first + 100):
             yield stem + b".%d" % number
+
+
+def _mark(info: os.stat_result) -> Mark:
+    return Mark(info.st_dev, info.st_ino, info.st_size)
 
 
 def _packed(file: bytes) -> bool:

@@ -47,14 +47,6 @@ class Index:
                 found.setdefault(former.name, []).append((key, former))
         return {n: tuple(sorted(held, key=lambda h: h[1].until_ns)) for n, held in found.items()}
 
-    def current(self, name: str) -> Key | None:
-        """Who has the libvirt name now, on whichever connection."""
-        return self._now.get(name)
-
-    @cached_property
-    def _now(self) -> Mapping[str, Key]:
-        return {r.domain.name: key for key, r in self.records.items()}
-
     def marked(self, marks: Mapping[tuple[Key, int], tuple[Mark, ...]]) -> Index:
         """The same, with the marks taken for former names, which (key, until_ns) picks out."""
         former = dict(self.former)

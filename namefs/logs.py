@@ -17,11 +17,10 @@ from uuid import UUID
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from namefs.model import Former, Key
+    from namefs.model import Former, Key, Mark
 
-_START = re.compile(
-    rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000: starting up libvirt version: ", re.MULTILINE
-)
+_STARTING = b": starting up libvirt version: "
+_START = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000" + re.escape(_STARTING), re.MULTILINE)
 _UUID = re.compile(rb"^-uuid ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?: \\)?$", re.MULTILINE)
 
 Extent = tuple[int, int | None]
@@ -38,6 +37,9 @@ class Start:
 
 def starts(data: bytes, base: int = 0) -> list[Start]:
     """The starts in ``data``, which begins ``base`` bytes into the file, at the start of a line."""
+    if _STARTING not in data:
+        # Hundreds of times as fast as the expression, which tries each line.
+        return []
     found = [match.start() for match in _START.finditer(data)]
     result = []
     for offset, end in pairwise([*found, len(data)]):
@@ -68,34 +70,42 @@ def owned(found: Sequence[Start], uuid: UUID, head: UUID | None) -> tuple[Extent
 
 
 def by_marks(
-    dev: int, ino: int, holders: Sequence[tuple[Key, Former]], current: Key | None, uuid: UUID
+    file: Mark, holders: Sequence[tuple[Key, Former]], current: Key | None, uuid: UUID
 ) -> tuple[Extent, ...]:
     """The extents of ``uuid`` in a file that carries no ``-uuid`` (virtiofsd's, swtpm's logs).
 
-    ``holders`` had the file's name before, oldest first, ``current`` has it now. Each one's part ends
-    where the file ended when it lost the name; a file that was not there then was not that one's.
+    ``file`` is the file as it is now. ``holders`` had its name before, oldest first, ``current`` has it
+    now. Each one's part ends where the file ended when it lost the name; a file that was not there then
+    was not that one's. Whose part would be empty has none, unless the file is.
     """
     runs: list[tuple[int, int | None, UUID]] = []
     begin = 0
     for key, former in holders:
-        size = next((m.size_bytes for m in former.marks if (m.dev, m.ino) == (dev, ino)), None)
-        if size is not None and size > begin:
+        size = _size_bytes_at(former, file)
+        if size > begin:
             runs.append((begin, size, key.uuid))
             begin = size
     last = current.uuid if current is not None else holders[-1][0].uuid if holders else None
-    if last is not None:
+    if last is not None and (begin < file.size_bytes or not runs):
         runs.append((begin, None, last))
     return tuple((start, end) for start, end, owner in runs if owner == uuid)
 
 
-def head_owner(dev: int, ino: int, holders: Sequence[tuple[Key, Former]], current: Key | None) -> UUID | None:
+def head_owner(file: Mark, holders: Sequence[tuple[Key, Former]], current: Key | None) -> UUID | None:
     """Who wrote the lines before a file's first start, where no older piece of the log can tell."""
     for key, former in holders:
-        if any((m.dev, m.ino) == (dev, ino) and m.size_bytes > 0 for m in former.marks):
+        if _size_bytes_at(former, file) > 0:
             return key.uuid
     if current is not None:
         return current.uuid
     return holders[-1][0].uuid if holders else None
+
+
+def _size_bytes_at(former: Former, file: Mark) -> int:
+    """How long the file was when the name was lost; 0 too if it has been cut short since."""
+    sizes = (m.size_bytes for m in former.marks if (m.dev, m.ino) == (file.dev, file.ino))
+    size = next(sizes, 0)
+    return size if size <= file.size_bytes else 0
 
 
 def length(extents: Sequence[Extent], size: int) -> int:

@@ -121,6 +121,10 @@ def test_a_guest_named_like_a_line_of_the_log_has_its_own_uuid(name: str) -> Non
     assert starts(run(A, name)) == [Start(0, A)]
 
 
+def test_a_uuid_in_the_middle_of_a_line_is_no_argument() -> None:
+    assert starts(run(A).replace(b"LC_ALL=C", f"NOTE=-uuid {B}".encode())) == [Start(0, A)]
+
+
 def test_the_uuid_may_end_the_command_line() -> None:
     data = run(A).replace(b" \\\n-no-user-config \\\n-msg timestamp=on", b"")
     assert starts(data) == [Start(0, A)]
@@ -199,20 +203,34 @@ def test_each_byte_is_the_first_holders_whose_mark_lies_beyond_it(
         reached = max(reached, size or 0)
     whose += [last] * (SIZE - len(whose))
     for uuid in OWNERS:
-        extents = by_marks(1, 7, holders, None if current is None else Key(current), uuid)
+        extents = by_marks(Mark(1, 7, SIZE), holders, None if current is None else Key(current), uuid)
         assert bytes_of(extents) == [at for at in range(SIZE) if whose[at] == uuid]
 
 
 def test_a_mark_is_of_one_file_on_one_device() -> None:
     holders = [holder(A, Mark(2, 7, 10), Mark(1, 8, 10))]
-    assert by_marks(1, 7, holders, Key(B), A) == ()
-    assert by_marks(1, 7, holders, Key(B), B) == ((0, None),)
-    assert by_marks(2, 7, holders, Key(B), A) == ((0, 10),)
+    assert by_marks(Mark(1, 7, SIZE), holders, Key(B), A) == ()
+    assert by_marks(Mark(1, 7, SIZE), holders, Key(B), B) == ((0, None),)
+    assert by_marks(Mark(2, 7, SIZE), holders, Key(B), A) == ((0, 10),)
+
+
+def test_a_part_that_would_be_empty_is_none_unless_the_file_is_empty() -> None:
+    holders = [holder(A, Mark(1, 7, 10))]
+    assert by_marks(Mark(1, 7, 10), holders, Key(B), B) == ()
+    assert by_marks(Mark(1, 7, 11), holders, Key(B), B) == ((10, None),)
+    assert by_marks(Mark(1, 7, 0), [], Key(B), B) == ((0, None),)
+
+
+def test_a_mark_beyond_the_files_end_is_of_what_was_cut_off() -> None:
+    holders = [holder(A, Mark(1, 7, 10))]
+    assert by_marks(Mark(1, 7, 9), holders, Key(B), A) == ()
+    assert by_marks(Mark(1, 7, 9), holders, Key(B), B) == ((0, None),)
+    assert head_owner(Mark(1, 7, 9), holders, Key(B)) == B
 
 
 def test_a_log_of_a_name_that_nobody_ever_had_is_nobodys() -> None:
-    assert by_marks(1, 7, [], None, A) == ()
-    assert head_owner(1, 7, [], None) is None
+    assert by_marks(Mark(1, 7, SIZE), [], None, A) == ()
+    assert head_owner(Mark(1, 7, SIZE), [], None) is None
 
 
 def test_lines_before_the_first_start_are_of_who_had_the_name_when_they_were_written() -> None:
@@ -221,10 +239,10 @@ def test_lines_before_the_first_start_are_of_who_had_the_name_when_they_were_wri
         holder(B, Mark(1, 6, 50), Mark(1, 7, 0)),
         holder(C, Mark(1, 7, 30)),
     ]
-    assert head_owner(1, 6, holders, Key(B)) == A
-    assert head_owner(1, 7, holders, Key(B)) == C, "B's mark says that the file was empty"
-    assert head_owner(1, 8, holders, Key(B)) == B, "the file is newer than all marks"
-    assert head_owner(1, 8, holders, None) == C
+    assert head_owner(Mark(1, 6, SIZE), holders, Key(B)) == A
+    assert head_owner(Mark(1, 7, SIZE), holders, Key(B)) == C, "B's mark says that the file was empty"
+    assert head_owner(Mark(1, 8, SIZE), holders, Key(B)) == B, "the file is newer than all marks"
+    assert head_owner(Mark(1, 8, SIZE), holders, None) == C
 
 
 @untimed
