@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_PLACE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_CLOEXEC
 _LINKS_MAX = 40
 """As many symlinks on one path as the kernel follows (path_resolution(7))."""
 
@@ -233,13 +234,16 @@ class Backing:
     def open(self, directory: Directory, entry: bytes) -> int:
         """A descriptor of a regular file, for reading. Raises OSError, EINVAL if it is no regular file.
 
-        O_NONBLOCK, since opening a FIFO would wait for a writer; on a regular file it means nothing.
+        Nothing else is ever opened, whatever comes into its place meanwhile: opening a FIFO waits for
+        a writer or wakes one, and a device may rewind a tape or start a watchdog.
         """
-        fd = os.open(entry, _FILE, dir_fd=directory.fd)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file", entry)
-        return fd
+        place = os.open(entry, _PLACE, dir_fd=directory.fd)
+        try:
+            if not stat.S_ISREG(os.fstat(place).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", entry)
+            return os.open(f"/proc/self/fd/{place}", _FILE)
+        finally:
+            os.close(place)
 
     def read_small(self, directory: Directory, entry: bytes, most_bytes: int = 1 << 20) -> bytes | None:
         """The content of a small regular file; None when it is absent, no regular file, or larger."""

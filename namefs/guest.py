@@ -9,7 +9,6 @@ import errno
 import os
 import stat
 import struct
-import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from namefs import domxml, logs, naming
 from namefs.layout import libvirt as layout
 from namefs.layout.libvirt import Artefact, Kind
 from namefs.model import Former, Mark, Record
+from namefs.scans import Scans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from namefs.model import Key
 
 _WHOLE: tuple[Extent, ...] = ((0, None),)
-_SCANS_MAX = 8192
+_HEADER_MAX_BYTES = 1 << 21
+"""qcow2's largest cluster. QEMU demands the name to be in the first one (docs/interop/qcow2.txt)."""
 _BACKING_MAX = 64
 """Longest backing chain that is followed; libvirt itself stops at 200 (virstoragefile.c)."""
 
@@ -77,7 +78,7 @@ class Item:
     """One entry of a domain's directory and what is behind it.
 
     ``target`` is set for symlinks. ``extents`` are the parts of the file that are the domain's;
-    None means all of it. ``info`` is of the file itself, None for a symlink that stands for no file.
+    None means all of it. ``info`` is of the real file, which a symlink is as old as.
     """
 
     subdir: bytes
@@ -100,19 +101,12 @@ class Item:
         return self.info.st_size if self.extents is None else logs.length(self.extents, self.info.st_size)
 
 
-@dataclass(slots=True)
-class _Scan:
-    size: int = 0
-    starts: tuple[logs.Start, ...] = ()
-
-
 class Shelf:
     """Finds the items of guests; thread-safe."""
 
     def __init__(self, backing: Backing) -> None:
         self.backing = backing
-        self._scans: dict[tuple[int, int], _Scan] = {}
-        self._lock = threading.Lock()
+        self._scans = Scans()
 
     def items(self, guest: Guest, subdir: bytes) -> list[Item]:
         """All that is there in one subdirectory (`layout.TOP`: of the directory itself), by entry."""
@@ -189,7 +183,7 @@ class Shelf:
         """The item of an open file as it is now, whatever its name has become meanwhile."""
         info = os.fstat(fd)
         extents = self._extents(
-            guest, item.artefact, item.file, info, item.head, lambda: self._starts(fd, info)
+            guest, item.artefact, item.file, info, item.head, lambda: self._scans.starts(fd, info)
         )
         return replace(item, info=info, extents=None if extents == _WHOLE else extents)
 
@@ -252,7 +246,7 @@ class Shelf:
             item = Item(artefact.subdir, naming.encode(shown), path, artefact, file, info)
             regular = stat.S_ISREG(info.st_mode)
             if artefact.kind is Kind.IMAGE:
-                yield replace(item, target=os.fsencode(path), info=None)
+                yield replace(item, target=os.fsencode(path))
                 yield from self._chain(guest.places, item, directory)
             elif artefact.kind is Kind.PROCESS:
                 yield from self._process(item, directory)
@@ -262,7 +256,7 @@ class Shelf:
                 if not stat.S_ISDIR(info.st_mode):
                     # Not ours to open: a socket, a FIFO, a device, a symlink. Who follows the link
                     # meets it with their own rights.
-                    yield replace(item, target=os.fsencode(path), info=None)
+                    yield replace(item, target=os.fsencode(path))
             else:
                 yield from self._lines(guest, item, directory, info)
 
@@ -286,7 +280,7 @@ class Shelf:
         chain = backing if backing is not None else self._headers(places, item, directory)
         for number, path in enumerate(chain, start=1):
             entry = naming.encode(f"{item.artefact.entry}.backing{number}")
-            yield replace(item, entry=entry, path=path, target=os.fsencode(path), info=None)
+            yield replace(item, entry=entry, path=path, target=os.fsencode(path))
 
     def _headers(self, places: Directories | None, item: Item, directory: Directory) -> Iterator[str]:
         """The backing images, as the images' own headers name them (QEMU, docs/interop/qcow2.txt).
@@ -297,13 +291,16 @@ class Shelf:
         if item.artefact.image_format != "qcow2":
             return
         named = self._backing_file(directory, item.file)
-        at = directory.path
+        at, seen = directory.path, {item.path}
         for _ in range(_BACKING_MAX):
-            if named is None or not named or b":" in named.split(b"/", 1)[0]:
+            if named is None or not named or b"\0" in named or b":" in named.split(b"/", 1)[0]:
                 return
             path = os.path.normpath(os.path.join(at, os.fsdecode(named)))
             if named.startswith(b"/") and places is not None:
                 path = places.translate(path)
+            if path in seen:
+                return
+            seen.add(path)
             yield path
             at, file = os.path.split(path)
             with self.backing.directory(at) as above:
@@ -316,7 +313,7 @@ class Shelf:
             return None
         try:
             magic, _version, offset, size = struct.unpack(">4sIQI", os.pread(fd, 20, 0).ljust(20, b"\0"))
-            if magic != b"QFI\xfb" or not 0 < size <= 1023:
+            if magic != b"QFI\xfb" or not 0 < size <= 1023 or offset > _HEADER_MAX_BYTES:
                 return None
             return os.pread(fd, size, offset)
         finally:
@@ -327,7 +324,7 @@ class Shelf:
         with suppress(ValueError):
             target = f"/proc/{int(text)}"
             if os.path.isdir(target):
-                yield replace(item, path=target, target=target.encode(), info=None)
+                yield replace(item, path=target, target=target.encode())
 
     def _monitor(self, guest: Guest, item: Item, directory: Directory) -> Iterator[Item]:
         with suppress(domxml.NotADomain):
@@ -341,7 +338,7 @@ class Shelf:
                 base, entry = os.path.split(path)
                 with self.backing.directory(base) as at:
                     if at is not None and self.backing.stat(at, os.fsencode(entry)) is not None:
-                        yield replace(item, path=path, target=os.fsencode(path), info=None)
+                        yield replace(item, path=path, target=os.fsencode(path))
 
     def _extents(
         self,
@@ -365,6 +362,9 @@ class Shelf:
         """Whose the lines before the first start are: they go on from the next older piece, if any."""
         for older in _older_pieces(artefact, file):
             if (older_info := self.backing.stat(directory, older)) is None:
+                if older.endswith(b".0"):
+                    # logrotate counts from 1.
+                    continue
                 break
             starts = self._starts_of(directory, older, older_info)
             if starts and starts[-1].uuid is not None:
@@ -372,44 +372,14 @@ class Shelf:
         return logs.head_owner(_mark(info), *guest.holders_of(artefact.name))
 
     def _starts_of(self, directory: Directory, file: bytes, info: os.stat_result) -> tuple[logs.Start, ...]:
-        scan = self._scans.get((info.st_dev, info.st_ino))
-        if scan is not None and scan.size == info.st_size:
-            return scan.starts
+        known = self._scans.known(info)
+        if known is not None:
+            return known
         fd = self.backing.open(directory, file)
         try:
-            return self._starts(fd, os.fstat(fd))
+            return self._scans.starts(fd, os.fstat(fd))
         finally:
             os.close(fd)
-
-    def _starts(self, fd: int, info: os.stat_result) -> tuple[logs.Start, ...]:
-        """The starts in an open log. Only what was appended since the last time is read.
-
-        Reading goes on from the last known start, as its ``-uuid`` may just have been written; if
-        there is no start any more where it was, the file was cut short and written anew.
-        """
-        with self._lock:
-            if len(self._scans) >= _SCANS_MAX:
-                self._scans.clear()
-            scan = self._scans.setdefault((info.st_dev, info.st_ino), _Scan())
-            if scan.size == info.st_size:
-                return scan.starts
-            known = scan.starts if info.st_size > scan.size else ()
-            base = known[-1].offset if known else 0
-            data = _read_all(fd, base, info.st_size)
-            fresh = tuple(logs.starts(data, base))
-            if known and (not fresh or fresh[0].offset != base):
-                known, fresh = (), tuple(logs.starts(_read_all(fd, 0, info.st_size)))
-            scan.starts = (*known[:-1], *fresh)
-            scan.size = info.st_size
-            return scan.starts
-
-
-def _read_all(fd: int, start: int, end: int) -> bytes:
-    pieces = []
-    while start < end and (piece := os.pread(fd, min(end - start, 1 << 22), start)):
-        pieces.append(piece)
-        start += len(piece)
-    return b"".join(pieces)
 
 
 def _older_pieces(artefact: Artefact, file: bytes) -> Iterator[bytes]:
