@@ -109,6 +109,13 @@ class Mounted:
         self._daemon.wait(TIMEOUT_S)
         self._daemon = None
 
+    def ended(self) -> int:
+        """Wait for the daemon to end by itself, and return its exit code, negative if a signal's."""
+        assert self._daemon is not None
+        code = self._daemon.wait(TIMEOUT_S)
+        self._daemon = None
+        return code
+
     def terminate(self) -> None:
         """End the daemon by SIGTERM; check that it leaks no descriptor, leaves no mount, and exits with 0."""
         assert self._daemon is not None
