@@ -115,7 +115,7 @@ class _Daemon:
             self._projection.apply,
             self._hint_all,
         )
-        self._renaming = Renaming(self._view, self._reader, places, self._shelf)
+        self._renaming = Renaming(self._view, self._reader, places, self._shelf, self._invalidator.submit)
 
     def _measure(self, record: Record) -> tuple[Mark, ...]:
         return self._shelf.measure(self._places(record.domain.connection), record)

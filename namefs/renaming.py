@@ -13,10 +13,11 @@ from namefs import naming
 from namefs.answers import find
 from namefs.errors import ExitCode, NamefsError
 from namefs.layout.libvirt import bytes_of
+from namefs.model import Change
 from namefs.sources.libvirt import Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from namefs.guest import Shelf
     from namefs.layout.directories import Directories
@@ -31,12 +32,18 @@ class Renaming:
     """Asks libvirt for renames, after what libvirt does not check but should."""
 
     def __init__(
-        self, view: View, reader: Reader, places: Callable[[str], Directories | None], shelf: Shelf
+        self,
+        view: View,
+        reader: Reader,
+        places: Callable[[str], Directories | None],
+        shelf: Shelf,
+        withdraw: Callable[[Sequence[Change]], None],
     ) -> None:
         self._view = view
         self._reader = reader
         self._places = places
         self._shelf = shelf
+        self._withdraw = withdraw
 
     async def by_entry(self, old: bytes, new: bytes) -> None:
         """rename(2) within the root directory. Raises OSError."""
@@ -57,6 +64,10 @@ class Renaming:
             raise OSError(errno.EAGAIN, str(error)) from error
         except NamefsError as error:
             raise OSError(errno.EIO, str(error)) from error
+        if new not in self._view.index.by_entry:
+            # The kernel takes the entry for the guest's, but it is shown by another (`.x` as `%2Ex`).
+            # It withdraws only after it has moved the old entry: both take the directory's lock.
+            self._withdraw([Change(new, key, None)])
 
     async def by_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """The control socket's ``rename``. Raises NamefsError with libvirt's own words."""
