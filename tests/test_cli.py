@@ -24,7 +24,7 @@ from namefs.errors import ExitCode, NamefsError
 from namefs.index import Index, apply
 from namefs.journal import Journal
 from namefs.model import Domain, Listed
-from tests.test_mounts import View
+from tests.test_mounts import View, unmount_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +145,8 @@ def run(
     *arguments: str, cwd: Path = PROJECT, stdout: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TZ": "UTC"}
+    # Set in many a container, it would hide what happens to output that is still in the buffer.
+    environment.pop("PYTHONUNBUFFERED", None)
     command = [*NAMEFS, *arguments]
     pipe = subprocess.PIPE
     return subprocess.run(
@@ -488,8 +490,7 @@ def mountpoint(down: Daemon) -> Iterator[Path]:
     path = down.config.parent / "by-name"
     path.mkdir()
     yield path
-    while mounts.find(str(path)) is not None:
-        mounts.detach(str(path))
+    unmount_all(str(path))
 
 
 @pytest.mark.parametrize("by_configuration", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +166,14 @@ async def test_a_request_has_a_greatest_length(path: str, nursery: trio.Nursery)
 
 
 @pytest.mark.trio
+async def test_a_request_too_long_is_refused_before_it_ends(path: str, nursery: trio.Nursery) -> None:
+    await nursery.start(serve, path, echo)
+    async with await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b"x" * (REQUEST_MAX_BYTES + 1))
+        assert json.loads(await stream.receive_some())["error"]["exit_code"] == ExitCode.USAGE
+
+
+@pytest.mark.trio
 async def test_a_client_that_says_nothing_keeps_nobody_waiting(path: str, nursery: trio.Nursery) -> None:
     await nursery.start(serve, path, echo)
     async with await trio.open_unix_socket(path), await trio.open_unix_socket(path) as half:
@@ -267,6 +277,12 @@ def test_the_socket_is_removed_when_the_server_stops(path: str) -> None:
     assert os.listdir(os.path.dirname(path)) == ["control.sock.lock"]
 
 
+async def serve_for_ever(path: str) -> None:
+    """Serves where that should fail: if it does not, the test fails and does not hang."""
+    with trio.fail_after(10):
+        await serve(path, echo)
+
+
 async def serve_and_stop(path: str) -> dict[str, Any]:
     async with trio.open_nursery() as nursery:
         await nursery.start(serve, path, echo)
@@ -288,7 +304,7 @@ async def test_a_dead_daemons_socket_is_replaced(path: str, nursery: trio.Nurser
 async def test_a_living_daemons_socket_is_left_alone(path: str, nursery: trio.Nursery) -> None:
     await nursery.start(serve, path, echo)
     with pytest.raises(NamefsError) as caught:
-        await serve(path, echo)
+        await serve_for_ever(path)
     assert caught.value.exit_code is ExitCode.DAEMON_RUNNING
     assert await asked(path, {"op": "list"})
 
@@ -308,9 +324,11 @@ trio.run(main)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGSTOP)
-        with pytest.raises(NamefsError) as caught:
-            trio.run(serve, path, echo)
-        process.kill()
+        try:
+            with pytest.raises(NamefsError) as caught:
+                trio.run(serve_for_ever, path)
+        finally:
+            process.kill()
     assert caught.value.exit_code is ExitCode.DAEMON_RUNNING
     assert trio.run(serve_and_stop, path)
 
@@ -319,7 +337,7 @@ def test_what_is_no_socket_is_not_removed(path: str) -> None:
     os.mkdir(os.path.dirname(path), 0o700)
     Path(path).write_text("precious")
     with pytest.raises(NamefsError) as caught:
-        trio.run(serve, path, echo)
+        trio.run(serve_for_ever, path)
     assert caught.value.exit_code is ExitCode.FILE_FAILED
     assert Path(path).read_text() == "precious"
 
@@ -381,6 +399,20 @@ def test_a_daemon_that_hangs_is_given_up(path: str, listening: socket.socket) ->
     with pytest.raises(NamefsError, match=r"does not answer within 0\.05 s") as caught:
         ask(path, {"op": "list"}, timeout_s=0.05)
     assert caught.value.exit_code is ExitCode.DAEMON_UNREACHABLE
+
+
+def test_a_daemon_that_dribbles_is_given_up(path: str, listening: socket.socket) -> None:
+    def dribble() -> None:
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            while True:
+                connection.send(b"x")
+
+    thread = threading.Thread(target=dribble)
+    thread.start()
+    with pytest.raises(NamefsError, match=r"does not answer within 0\.05 s"):
+        ask(path, {"op": "list"}, timeout_s=0.05)
+    thread.join()
 
 
 @pytest.mark.trio

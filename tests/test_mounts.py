@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 _REQUEST = struct.Struct("=IIQQIIII")  # struct fuse_in_header of linux/fuse.h
 _REPLY = struct.Struct("=IiQ")  # struct fuse_out_header
 _INIT_REPLY = struct.pack("=IIIIHHIIHHI7I", 7, 31, 65536, 0, 1, 1, 65536, 1, 0, 0, 0, *[0] * 7)
-_FUSE_INIT = 26
+_ATTRIBUTES = struct.pack("=QII6Q10I", 3600, 0, 0, 1, *[0] * 8, 0o40755, 2, *[0] * 5)
+_ANSWERS = {26: _INIT_REPLY, 3: _ATTRIBUTES}  # FUSE_INIT, FUSE_GETATTR
 
 
 class View:
@@ -36,7 +38,7 @@ class View:
             raise OSError(ctypes.get_errno(), "mount(2)", self.path)
 
     def serve(self) -> None:
-        """Answers ENOSYS to everything from now on, until the mount is gone."""
+        """Serves a directory, of which only the attributes can be had, until the mount is gone."""
         threading.Thread(target=self._serve).start()
 
     def _serve(self) -> None:
@@ -49,7 +51,7 @@ class View:
         while True:
             request = os.read(self._device, 1 << 20)
             _, opcode, unique, *_ = _REQUEST.unpack_from(request)
-            body, error = (_INIT_REPLY, 0) if opcode == _FUSE_INIT else (b"", -errno.ENOSYS)
+            body, error = (_ANSWERS[opcode], 0) if opcode in _ANSWERS else (b"", -errno.ENOSYS)
             os.write(self._device, _REPLY.pack(_REPLY.size + len(body), error, unique) + body)
 
     def abort(self) -> None:
@@ -69,9 +71,15 @@ def view(tmp_path: Path) -> Iterator[View]:
     path.mkdir()
     view = View(path)
     yield view
-    while mounts.find(view.path) is not None:
-        mounts.detach(view.path)
+    unmount_all(view.path)
     view.die()
+
+
+def unmount_all(path: str) -> None:
+    """Unmounts whatever is mounted there, without trusting what `mounts.find` says."""
+    with contextlib.suppress(NamefsError):
+        while True:
+            mounts.detach(path)
 
 
 def test_a_mount_is_found_by_its_path_whatever_characters_that_has(view: View) -> None:
@@ -117,6 +125,18 @@ def test_a_mount_is_dead_when_its_daemon_is(view: View) -> None:
     view.serve()
     assert not mounts.is_dead(view.path)
     mounts.unmount(view.path)
+
+
+def test_a_mount_is_dead_even_while_the_kernel_remembers_its_attributes(view: View) -> None:
+    view.serve()
+    user = os.open(view.path, os.O_PATH)
+    try:
+        os.stat(view.path)
+        view.abort()
+        os.stat(view.path)
+        assert mounts.is_dead(view.path)
+    finally:
+        os.close(user)
 
 
 def test_a_mount_whose_daemon_has_died_is_dead(view: View) -> None:
