@@ -96,9 +96,23 @@ class Attributes:
         )
 
     def of_item(self, ino: int, item: Item) -> Attrs:
-        """A file as it is, or a symlink. Always one link: a file is in one place of the view."""
+        """A file as it is, or a symlink, which is as old as what it stands for.
+
+        Always one link: a file is in one place of the view.
+        """
         if item.info is None or item.target is not None:
-            return Attrs(ino, stat.S_IFLNK | 0o777, 1, self._uid, self._gid, size=item.size_bytes)
+            at = 0 if item.info is None else item.info.st_mtime_ns
+            return Attrs(
+                ino,
+                stat.S_IFLNK | 0o777,
+                1,
+                self._uid,
+                self._gid,
+                size=item.size_bytes,
+                atime_ns=at,
+                mtime_ns=at,
+                ctime_ns=at,
+            )
         info, size = item.info, item.size_bytes
         blocks = info.st_blocks if item.extents is None else -(-size // BLOCK_BYTES)
         return Attrs(

@@ -300,7 +300,7 @@ def _seen(inode: Inode[Seen]) -> Seen:
 
 
 def _node(guest: Guest, item: Item) -> Node:
-    if item.info is None:
+    if item.target is not None or item.info is None:
         return Link(guest.record.key, item.subdir, item.entry)
     return File(guest.record.key, item.info.st_dev, item.info.st_ino)
 
