@@ -60,7 +60,8 @@ class Guard:
         """
         for dir_uid, dir_gid, dir_mode in self.narrow:
             mode &= ~0o007
-            if gid != dir_gid or not dir_mode & 0o010:
+            # Both bits, as the directory's owner may be in the group, and is held to the owner's.
+            if gid != dir_gid or dir_mode & 0o110 != 0o110:
                 mode &= ~0o070
             if uid != 0 and (uid != dir_uid or not dir_mode & 0o100):
                 mode &= ~0o700
@@ -158,6 +159,9 @@ class Backing:
                 trusted_left -= 1
                 if part in (b".", b"..") or b"/" in part:
                     raise FileNotFoundError(errno.ENOENT, "not a plain entry", part)
+                at = f"{path.rstrip('/')}/{os.fsdecode(part)}"
+                if self._is_shunned(at):
+                    raise FileNotFoundError(errno.ENOENT, "not served", at)
                 try:
                     following = os.open(part, _DIRECTORY, dir_fd=fd)
                 except OSError as refused:
@@ -179,9 +183,7 @@ class Backing:
                     guard, path = Guard(), "/"
                     continue
                 os.close(fd)
-                fd, path = following, f"{path.rstrip('/')}/{os.fsdecode(part)}"
-                if self._is_shunned(path):
-                    raise FileNotFoundError(errno.ENOENT, "not served", path)
+                fd, path = following, at
         except BaseException:
             if fd >= 0:
                 os.close(fd)

@@ -358,6 +358,13 @@ def test_marks_go_to_the_one_former_name_that_they_were_taken_for() -> None:
     assert marked.records == index.records
 
 
+def test_holders_of_a_name_come_in_the_order_in_which_they_lost_it() -> None:
+    index = after(
+        [seen(A, "web")], [seen(A, "x"), seen(C, "web")], [seen(C, "y"), seen(A, "web")], [seen(A, None)]
+    )
+    assert [(key.uuid, former.until_ns) for key, former in index.holders["web"]] == [(A, 2), (C, 3), (A, 4)]
+
+
 def test_the_same_name_on_two_connections_has_a_holder_on_each() -> None:
     index = after([seen(A, "web")], [seen(C, "web", "embed")])
     assert index.by_name == {("system", "web"): Key(A), ("embed", "web"): Key(C)}
