@@ -93,6 +93,11 @@ class Copy:
         """libvirt's names of all guests."""
         return sorted(self.output("virsh", "-q", "list", "--all", "--name").split())
 
+    def daemon(self) -> int:
+        """Process id, there, of the daemon that serves the view."""
+        pid: int = json.loads(self.output("namefs", "status", "--json"))["pid"]
+        return pid
+
     def files(self) -> dict[str, str]:
         """Type, mode and owner of what the quick start could touch.
 
@@ -210,6 +215,28 @@ def test_a_run_that_broke_off_can_be_taken_back(copy: Copy) -> None:
     copy.quickstart("--undo")
 
     assert copy.files() == before
+
+
+def test_another_version_takes_the_place_of_the_one_that_runs(copy: Copy) -> None:
+    copy.quickstart()
+    first = copy.daemon()
+    installed = "/usr/local/lib/namefs/namefs/__init__.py"
+    copy.output("sh", "-c", f"echo '# of an older version' >> {installed}")
+
+    copy.quickstart()
+
+    assert copy.daemon() != first
+    assert "older" not in copy.output("cat", installed)
+    assert copy.output("ls", VIEW).split() == ["demo-db", "demo-web"]
+
+
+def test_a_view_whose_daemon_died_is_mounted_again(copy: Copy) -> None:
+    copy.quickstart()
+    copy.output("kill", "-KILL", str(copy.daemon()))
+
+    copy.quickstart()
+
+    assert copy.output("ls", VIEW).split() == ["demo-db", "demo-web"]
 
 
 def test_what_is_there_from_elsewhere_is_left_alone(copy: Copy) -> None:
