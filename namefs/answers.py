@@ -154,8 +154,14 @@ def _which(index: Index, what: str, places: Places, shelf: Shelf, mountpoint: st
         record = find(index, what)
         return {"matches": [_match(record, _view_path(mountpoint, record), None)]}
     path = os.path.normpath(what)
-    if path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/"):
-        return {"matches": list(_in_view(index, path, places, shelf, mountpoint))}
+    # The command gives the directories' real names; the mount point may be configured by another.
+    for top in (
+        mountpoint,
+        os.path.realpath(os.path.dirname(mountpoint)) + "/" + os.path.basename(mountpoint),
+    ):
+        if path == top or path.startswith(top + "/"):
+            below = os.path.join(mountpoint, os.path.relpath(path, top))
+            return {"matches": list(_in_view(index, os.path.normpath(below), places, shelf, mountpoint))}
     return {"matches": list(_behind(index, path, places, shelf, mountpoint))}
 
 

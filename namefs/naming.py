@@ -29,7 +29,6 @@ lie in people's scripts and backups. Changing a rule here renames guests.
 from __future__ import annotations
 
 import re
-from hashlib import blake2b
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING
 
@@ -145,6 +144,9 @@ def _entry(name: str, tag: bytes) -> bytes:
     plain = b"".join(pieces)
     if len(plain) + len(tag) <= ENTRY_MAX_BYTES:
         return plain + tag
+    # Here, for the few who need it: hashlib loads OpenSSL, 5 ms of every command's start.
+    from hashlib import blake2b
+
     tail = b"~" + blake2b(plain, digest_size=16).hexdigest().encode() + tag
     ends = accumulate(len(piece) for piece in pieces)
     head_bytes = max(takewhile(lambda end: end + len(tail) <= ENTRY_MAX_BYTES, ends))
