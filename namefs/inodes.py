@@ -66,8 +66,8 @@ class InodeTable(Generic[T]):
     def forget(self, number: int, count: int) -> None:
         """Take ``count`` lookups back; with the last one the inode goes."""
         inode = self._by_number[number]
+        if count > inode.lookups:
+            raise ValueError(f"inode {number} was forgotten {count - inode.lookups} times too often")
         inode.lookups -= count
-        if inode.lookups < 0:
-            raise ValueError(f"inode {number} was forgotten {-inode.lookups} times too often")
         if inode.lookups == 0 and not isinstance(inode.node, Root):
             del self._by_number[number], self._by_node[inode.node]
