@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,6 +285,20 @@ def test_a_file_is_found_however_soon_after_a_listing_it_comes(backing: Backing,
             assert len(backing.starting_with(directory, b"web.log")) == number + 1
 
 
+def test_a_listing_as_young_as_the_last_change_is_not_relied_on(
+    backing: Backing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("namefs.backing._RACY_NS", 10**12)
+    now_ns = time.time_ns()
+    for number in range(2):
+        (tmp_path / f"web.log.{number}").write_bytes(b"")
+        # Before Linux 6.13 two changes can have one timestamp, some milliseconds wide.
+        os.utime(tmp_path, ns=(now_ns, now_ns))
+        with backing.directory(str(tmp_path)) as directory:
+            assert directory is not None
+            assert len(backing.starting_with(directory, b"web.log")) == number + 1
+
+
 def test_a_directory_that_did_not_change_is_listed_once(backing: Backing, tmp_path: Path) -> None:
     (tmp_path / "web.log").write_bytes(b"")
     long_ago_ns = 10**18
@@ -449,6 +464,22 @@ def reachable() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+def test_what_counts_is_the_way_to_the_file_and_not_to_a_symlink(
+    backing: Backing, tmp_path: Path, reachable: Path
+) -> None:
+    (tmp_path / "link").symlink_to(reachable)
+    tmp_path.chmod(0o700)
+    with backing.directory(str(tmp_path / "link")) as directory:
+        assert directory is not None
+        assert directory.guard == Guard()
+    with backing.directory(str(tmp_path), [b"none"]) as directory:
+        assert directory is None
+    (tmp_path / "below").mkdir()
+    with backing.directory(str(tmp_path / "below")) as directory:
+        assert directory is not None
+        assert directory.guard.limit(1000, 1000, 0o666) == 0
+
+
 def readable(path: Path, user: User) -> bool:
     """Whether the kernel lets the user read the file."""
     pid = os.fork()
@@ -476,6 +507,7 @@ READERS = [
 ]
 
 
+@pytest.mark.parametrize("place", ["dir/log", "dir/below/log"])
 @pytest.mark.parametrize(
     ("of_directory", "of_file", "view_readers"),
     [
@@ -490,15 +522,20 @@ READERS = [
     ],
 )
 def test_access_control_lists_are_heeded_on_the_way_and_at_the_file(
-    backing: Backing, reachable: Path, of_directory: list[str], of_file: list[str], view_readers: list[int]
+    backing: Backing,
+    reachable: Path,
+    place: str,
+    of_directory: list[str],
+    of_file: list[str],
+    view_readers: list[int],
 ) -> None:
-    file = reachable / "dir/log"
-    file.parent.mkdir(mode=0o755)
+    file = reachable / place
+    file.parent.mkdir(mode=0o755, parents=True)
     file.write_bytes(b"")
     file.chmod(0o644)
-    for path in (file, file.parent):
+    for path in (file, file.parent, reachable / "dir"):
         os.chown(path, 1000, 2000)
-    for path, entries_ in ((file.parent, of_directory), (file, of_file)):
+    for path, entries_ in ((reachable / "dir", of_directory), (file, of_file)):
         for entry in entries_:
             subprocess.run(["setfacl", "-m", entry, path], check=True)
     with backing.directory(str(file.parent)) as directory:
