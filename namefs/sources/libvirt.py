@@ -11,7 +11,7 @@ import logging
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import libvirt
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from namefs.model import Domain
 
 log = logging.getLogger(__name__)
+R = TypeVar("R")
 
 _STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: "no state",
@@ -181,15 +182,21 @@ class Connection:
 
     def by_uuid(self, uuid: UUID) -> Domain | None:
         """The domain as it is now; None if there is no such one. Raises Unreachable."""
-        return self._looked_up(lambda: self._calls.lookupByUUIDString(str(uuid)))
+        return self._of(lambda: self._calls.lookupByUUIDString(str(uuid)), self._read)
 
-    def by_name(self, name: str) -> Domain | None:
+    def name_of(self, uuid: UUID) -> str | None:
+        """The domain's libvirt name now, in one call; None if there is no such one. Raises Unreachable."""
+        return self._of(lambda: self._calls.lookupByUUIDString(str(uuid)), _name)
+
+    def uuid_of(self, name: str) -> UUID | None:
         """The domain that has the libvirt name now, if there is one. Raises Unreachable."""
-        return self._looked_up(lambda: self._calls.lookupByName(name))
+        return self._of(lambda: self._calls.lookupByName(name), lambda domain: UUID(domain.UUIDString()))
 
-    def _looked_up(self, look_up: Callable[[], libvirt.virDomain]) -> Domain | None:
+    def _of(
+        self, look_up: Callable[[], libvirt.virDomain], what: Callable[[libvirt.virDomain], R]
+    ) -> R | None:
         try:
-            return self._read(look_up())
+            return what(look_up())
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -215,9 +222,8 @@ class Connection:
                 state=_STATES.get(state, "no state"),
                 volumes=self._volume,
             )
-            with suppress(UnicodeDecodeError):
-                # XML is no place for control characters: libvirt drops some of them there.
-                found = replace(found, name=domain.name())
+            # XML is no place for control characters: libvirt drops some of them there.
+            found = replace(found, name=_name(domain))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -277,6 +283,13 @@ class Connection:
                 self._calls.lookupByName(new)
                 return errno.EEXIST
         return errno.EBUSY if code == libvirt.VIR_ERR_OPERATION_INVALID else errno.EIO
+
+
+def _name(domain: libvirt.virDomain) -> str:
+    try:
+        return str(domain.name())
+    except UnicodeDecodeError as error:
+        return bytes(error.object).decode("utf-8", "surrogateescape")
 
 
 def _xml(domain: libvirt.virDomain, flags: int) -> bytes:

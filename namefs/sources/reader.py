@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -35,6 +35,8 @@ RELIST_S = 3600.0
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 2.0
 _READ_AGAIN_S = 2.0
 
+_FILES_SETTLE_S = 0.05
+
 _CALLS_MAX = 4
 """libvirtd takes 5 calls at a time from one client (max_client_requests in libvirtd.conf)."""
 
@@ -53,6 +55,10 @@ class State:
     connected: bool
     since_s: float
     error: str | None = None
+
+
+class _Unknown(Exception):
+    """The name alone does not tell what to show."""
 
 
 class Reader:
@@ -163,7 +169,10 @@ class Reader:
 
     async def _read_hint(self, what: Hint) -> None:
         try:
-            await self.read(what)
+            if isinstance(what, str):
+                await self._resolve(what)
+            else:
+                await self.read(what)
         except Unreachable as error:
             log.debug("%s was not read: %s", what, error)
             await trio.sleep(_READ_AGAIN_S)
@@ -181,29 +190,57 @@ class Reader:
                 self._again.discard(what)
                 self.hint(what)
 
-    async def read(self, what: Hint) -> None:
+    async def _resolve(self, name: str) -> None:
+        """Have those read that have the name, or had it when last seen.
+
+        A file that changed tells less than the event that mostly comes with it. So it gives way: read
+        at once, a rename took twice the time.
+        """
+        await trio.sleep(_FILES_SETTLE_S)
+        connection = self._connection
+        if connection is None:
+            return
+        found = await self._call(connection.uuid_of, name)
+        for uuid in {*self._holder(name), *(() if found is None else (found,))}:
+            self.hint(uuid)
+
+    async def read(self, uuid: UUID) -> None:
         """Read a domain now, and whichever others its name concerns, and apply that as one.
 
+        Its name comes first and alone, if it is another: all the rest takes libvirt six calls.
         Raises Unreachable, and NamefsError where it can't be saved.
         """
         connection = self._connection
         if connection is None:
             raise Unreachable(self.state.error or "not connected")
+        await self._apply_seen(uuid, functools.partial(self._renamed, connection))
+        await self._apply_seen(uuid, functools.partial(self._call, connection.by_uuid))
+
+    async def _apply_seen(self, uuid: UUID, look: Callable[[UUID], Awaitable[Domain | None]]) -> None:
         seen: dict[Key, Observed] = {}
-        due: list[UUID] = []
-        if isinstance(what, str):
-            found = await self._call(connection.by_name, what)
-            if found is not None:
-                due += self._note(seen, Key(found.uuid), found)
-            due += self._holder(what)
-        else:
-            due.append(what)
+        due = [uuid]
         while due:
             key = Key(due.pop())
             if key not in seen:
-                due += self._note(seen, key, await self._call(connection.by_uuid, key.uuid))
-        if seen:
-            await self._apply(*seen.values())
+                try:
+                    due += self._note(seen, key, await look(key.uuid))
+                except _Unknown:
+                    return
+        await self._apply(*seen.values())
+        for key in seen:
+            if key.uuid != uuid:
+                # Whoever reads that one for its own sake may have been later and yet done sooner.
+                self.hint(key.uuid)
+
+    async def _renamed(self, connection: Connection, uuid: UUID) -> Domain | None:
+        """What is on record of a domain, with its name as it is now."""
+        record = self._index().records.get(Key(uuid))
+        if record is None or record.domain.connection != self.label:
+            raise _Unknown
+        name = await self._call(connection.name_of, uuid)
+        if name == record.domain.name:
+            raise _Unknown
+        return None if name is None else replace(record.domain, name=name)
 
     def _note(self, seen: dict[Key, Observed], key: Key, domain: Domain | None) -> list[UUID]:
         """Note what was read; returns who is on record with the same name.
@@ -228,6 +265,7 @@ class Reader:
             raise Unreachable(self.state.error or "not connected")
         await self._call(connection.rename, uuid, new)
         await self.read(uuid)
+        self.hint(uuid)
 
     async def _call(self, call: Callable[..., R], *args: object) -> R:
         options: dict[str, Any] = {_ABANDON: True, "limiter": self._limiter}
