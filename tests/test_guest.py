@@ -233,6 +233,30 @@ def test_a_rotated_log_without_a_start_goes_on_from_the_older_piece(desk: Desk, 
     assert desk.texts(B) == expected
 
 
+def test_older_pieces_tell_whose_lines_are_where_the_index_does_not(desk: Desk) -> None:
+    desk.named(A, "web")
+    desk.named(A, "www")
+    desk.named(B, "web")
+    # All while namefs was not running: it has no marks of these files.
+    desk.append("log/web.log.2", run(A))
+    desk.append("log/web.log.1", b"A's line\n")
+    desk.append("log/web.log.0", b"A's last line\n" + run(B))
+    desk.append("log/web.log", b"B's line\n" + run(B))
+    assert desk.texts(A) == {
+        "qemu.log.2": run(A),
+        "qemu.log.1": b"A's line\n",
+        "qemu.log.0": b"A's last line\n",
+    }
+    assert desk.texts(B) == {"qemu.log": b"B's line\n" + run(B), "qemu.log.0": run(B)}
+
+
+def test_a_packed_older_piece_tells_nothing(desk: Desk) -> None:
+    desk.named(A, "web")
+    desk.append("log/web.log.0", b"A's line\n")
+    desk.append("log/web.log.1.gz", b"\x1f\x8b")
+    assert desk.texts(A) == {"qemu.log.0": b"A's line\n", "qemu.log.1.gz": b"\x1f\x8b"}
+
+
 def test_lines_without_a_start_and_older_piece_are_of_who_had_the_name_then(desk: Desk) -> None:
     desk.named(A, "web")
     desk.append("log/web.log", b"A's line\n")
@@ -635,6 +659,13 @@ def test_a_subdirectory_can_be_listed_by_no_more_than_its_files_directory(desk: 
     assert (uid, gid) == (1234, 5678)
     assert mode & 0o7 == 0
     assert mode & 0o222 == 0
+
+
+def test_libvirts_own_log_is_not_hidden_by_another_of_its_entry(desk: Desk) -> None:
+    desk.append("log/web.log", run(A))
+    desk.append("logs/console", b"console\n")
+    desk.has(logs=(Named("qemu", str(desk.root / "logs/console")),))
+    assert desk.texts(A) == {"qemu.log": run(A)}
 
 
 def test_explicit_logs_and_their_rotations_are_shown_whole(desk: Desk) -> None:
