@@ -8,19 +8,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from namefs import domxml, logs, naming
+from namefs import domxml, images, logs, naming
 from namefs.layout import libvirt as layout
 from namefs.layout.libvirt import Artefact, Kind
 from namefs.model import Former, Mark, Record
 from namefs.scans import Scans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from uuid import UUID
 
     from namefs.backing import Backing, Directory
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from namefs.model import Key
 
 _WHOLE: tuple[Extent, ...] = ((0, None),)
-_HEADER_MAX_BYTES = 1 << 21
-"""qcow2's largest cluster. QEMU demands the name to be in the first one (docs/interop/qcow2.txt)."""
-_BACKING_MAX = 64
-"""Longest backing chain that is followed; libvirt itself stops at 200 (virstoragefile.c)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,48 +271,18 @@ class Shelf:
             yield replace(item, mode=mode, extents=None if extents == _WHOLE else extents, head=head)
 
     def _chain(self, places: Directories | None, item: Item, directory: Directory) -> Iterator[Item]:
-        backing = item.artefact.backing
-        chain = backing if backing is not None else self._headers(places, item, directory)
+        artefact = item.artefact
+        if artefact.backing is not None:
+            chain: Iterable[str] = artefact.backing
+        elif artefact.image_format == "qcow2":
+            translate = str if places is None else places.translate
+            chain = images.chain(self.backing, directory, item.file, translate)
+        else:
+            # A guest can write any header into an image that is raw.
+            chain = ()
         for number, path in enumerate(chain, start=1):
             entry = naming.encode(f"{item.artefact.entry}.backing{number}")
             yield replace(item, entry=entry, path=path, target=os.fsencode(path))
-
-    def _headers(self, places: Directories | None, item: Item, directory: Directory) -> Iterator[str]:
-        """The backing images, as the images' own headers name them (QEMU, docs/interop/qcow2.txt).
-
-        A guest can write any header into an image that is raw, so only what the definition calls
-        qcow2 is asked, and only its name is shown: nothing else is read.
-        """
-        if item.artefact.image_format != "qcow2":
-            return
-        named = self._backing_file(directory, item.file)
-        at, seen = directory.path, {item.path}
-        for _ in range(_BACKING_MAX):
-            if named is None or not named or b"\0" in named or b":" in named.split(b"/", 1)[0]:
-                return
-            path = os.path.normpath(os.path.join(at, os.fsdecode(named)))
-            if named.startswith(b"/") and places is not None:
-                path = places.translate(path)
-            if path in seen:
-                return
-            seen.add(path)
-            yield path
-            at, file = os.path.split(path)
-            with self.backing.directory(at) as above:
-                named = self._backing_file(above, os.fsencode(file)) if above is not None else None
-
-    def _backing_file(self, directory: Directory, file: bytes) -> bytes | None:
-        try:
-            fd = self.backing.open(directory, file)
-        except OSError:
-            return None
-        try:
-            magic, _version, offset, size = struct.unpack(">4sIQI", os.pread(fd, 20, 0).ljust(20, b"\0"))
-            if magic != b"QFI\xfb" or not 0 < size <= 1023 or offset > _HEADER_MAX_BYTES:
-                return None
-            return os.pread(fd, size, offset)
-        finally:
-            os.close(fd)
 
     def _process(self, item: Item, directory: Directory) -> Iterator[Item]:
         text = self.backing.read_small(directory, item.file, 32) or b""
