@@ -301,14 +301,14 @@ def test_du_counts_what_the_real_files_use(lab: Lab) -> None:
     assert run("du", "-s", "-b", "web", cwd=lab.view) == f"{int(total) + links}\tweb\n"
 
 
-@pytest.mark.parametrize("tool", ["tar", "cp"])
+@pytest.mark.parametrize("tool", ["tar", "cp", "rsync"])
 def test_a_copy_of_the_view_is_complete(lab: Lab, tmp_path: Path, tool: str) -> None:
     if tool == "tar":
         run("tar", "-cf", str(tmp_path / "view.tar"), "web", "off", cwd=lab.view)
         run("tar", "-xpf", "view.tar", cwd=tmp_path)
         (tmp_path / "view.tar").unlink()
     else:
-        run("cp", "-a", "web", "off", str(tmp_path), cwd=lab.view)
+        run(tool, "-a", "web", "off", str(tmp_path), cwd=lab.view)
     assert walk(tmp_path) == walk(lab.view)
     for entry, path in ALL_FILES:
         copy, real = tmp_path / entry, lab.host.outside(path)
