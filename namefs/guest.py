@@ -47,6 +47,14 @@ class Guest:
         names.pop(self.record.domain.name, None)
         return tuple(names)
 
+    def has_left(self, name: str) -> bool:
+        """Whether a file called by this name can only be the guest's: nobody has had the name since.
+
+        No name: the file's place does not depend on one.
+        """
+        holders, current = self.holders_of(name)
+        return not name or (current is None and bool(holders) and holders[-1][0] == self.record.key)
+
     def holders_of(self, name: str) -> tuple[tuple[tuple[Key, Former], ...], Key | None]:
         """Who had a libvirt name before, oldest first, and who has it now on the guest's connection."""
         connection = self.record.domain.connection
@@ -315,7 +323,7 @@ class Shelf:
         starts: Callable[[], tuple[logs.Start, ...]],
     ) -> tuple[Extent, ...]:
         if artefact.kind is Kind.FILE:
-            return _WHOLE
+            return _WHOLE if guest.has_left(artefact.name) else ()
         uuid = guest.record.key.uuid
         if artefact.kind is Kind.QEMU_LOG and not _packed(file):
             return logs.owned(starts(), uuid, head)

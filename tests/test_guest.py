@@ -537,6 +537,26 @@ def with_disk(desk: Desk, **files: bytes) -> None:
     desk.has(disks=(Disk("vda", str(desk.root / "images/top"), "qcow2"),))
 
 
+def test_uefi_variables_left_under_a_former_name_are_shown_until_the_name_is_anothers(desk: Desk) -> None:
+    desk.named(A, "web")
+    desk.append("lib/nvram/web_VARS.fd", b"variables")
+    desk.named(A, "shop")
+    assert desk.text(A, "VARS@web.fd", b"nvram") == b"variables"
+    desk.append("lib/nvram/shop_VARS.fd", b"fresh")
+    assert desk.text(A, "VARS.fd", b"nvram") == b"fresh"
+    desk.named(B, "web")
+    assert list(desk.items(A, b"nvram")) == [b"VARS.fd"]
+    assert desk.text(B, "VARS.fd", b"nvram") == b"variables"
+
+
+def test_uefi_variables_that_kept_their_old_path_are_shown_once(desk: Desk) -> None:
+    path = str(desk.root / "lib/nvram/web_VARS.fd")
+    desk.see(Observed(Key(A), "system", Domain(A, "web", "system", nvram=path)))
+    desk.append("lib/nvram/web_VARS.fd", b"variables")
+    desk.see(Observed(Key(A), "system", Domain(A, "shop", "system", nvram=path)))
+    assert list(desk.items(A, b"nvram")) == [b"VARS.fd"]
+
+
 def test_a_chain_of_images_is_followed_by_their_headers(desk: Desk) -> None:
     absolute = os.fsencode(desk.root / "images/base")
     with_disk(desk, top=qcow2(b"sub/../middle"), middle=qcow2(absolute), base=qcow2(b""))

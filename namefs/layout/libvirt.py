@@ -115,7 +115,7 @@ def artefacts(
 ) -> Iterator[Artefact]:
     """What the domain may have in ``subdir`` of its directory; whether it is there is for others to see.
 
-    ``former_names`` are the names that libvirt may have left logs under, the latest last.
+    ``former_names`` are the names that libvirt may have left files under, the latest last.
     """
     rule = _RULES.get(subdir)
     if rule is not None:
@@ -185,14 +185,24 @@ def _disks(domain: Domain, _former: tuple[str, ...], places: Directories) -> Ite
         )
 
 
-def _nvram(domain: Domain, _former: tuple[str, ...], places: Directories) -> Iterator[Artefact]:
+def _nvram(domain: Domain, former: tuple[str, ...], places: Directories) -> Iterator[Artefact]:
     if domain.nvram is not None:
-        base, file = _at(places.translate(domain.nvram))
-        suffix = posixpath.splitext(domain.nvram)[1] or ".fd"
+        path = places.translate(domain.nvram)
+        base, file = _at(path)
+        suffix = posixpath.splitext(path)[1] or ".fd"
         yield Artefact(b"nvram", f"VARS{suffix}", Kind.FILE, base, file)
     else:
-        stem = bytes_of(domain.name) + b"_VARS.fd"
-        yield Artefact(b"nvram", "VARS.fd", Kind.FILE, places.lib, stem, below=(b"nvram",))
+        path = posixpath.join(places.lib, "nvram", f"{domain.name}_VARS.fd")
+        file = bytes_of(domain.name) + b"_VARS.fd"
+        yield Artefact(b"nvram", "VARS.fd", Kind.FILE, places.lib, file, below=(b"nvram",))
+    # Where libvirt chooses the firmware, a rename makes it start with fresh variables and leave these.
+    for name in former:
+        file = bytes_of(name) + b"_VARS.fd"
+        left = Artefact(
+            b"nvram", f"VARS@{name}.fd", Kind.FILE, places.lib, file, below=(b"nvram",), name=name
+        )
+        if not left.claims(path):
+            yield left
 
 
 def _run(domain: Domain, _former: tuple[str, ...], places: Directories) -> Iterator[Artefact]:

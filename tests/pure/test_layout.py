@@ -167,16 +167,18 @@ def test_logs_of_former_names_are_shown_after_the_present_ones_the_latest_first(
         assert shown(path) == []
 
 
-def test_only_logs_are_looked_for_under_a_former_name() -> None:
-    others = [artefact for subdir, artefact in all_of(WEB, ("old",)) if subdir != b"log"]
-    assert others == [artefact for subdir, artefact in all_of(WEB) if subdir != b"log"]
+def test_only_logs_and_uefi_variables_are_looked_for_under_a_former_name() -> None:
+    left = {b"log", b"nvram"}
+    others = [artefact for subdir, artefact in all_of(WEB, ("old",)) if subdir not in left]
+    assert others == [artefact for subdir, artefact in all_of(WEB) if subdir not in left]
+    assert shown("/var/lib/libvirt/qemu/nvram/old_VARS.fd", former=("old",)) == ["nvram/VARS@old.fd"]
 
 
 def test_what_is_told_by_the_name_that_it_is_called_by_says_which_that_is() -> None:
     for subdir, artefact in all_of(WEB, ("old",)):
-        by_name = artefact.kind in (Kind.QEMU_LOG, Kind.NAMED_LOG)
+        by_name = artefact.kind in (Kind.QEMU_LOG, Kind.NAMED_LOG) or artefact.entry == "VARS@old.fd"
         assert bool(artefact.name) == by_name
-        assert (subdir == b"log") or not by_name
+        assert subdir in (b"log", b"nvram") or not by_name
 
 
 def test_a_definitions_own_nvram_is_shown_instead_of_the_derived_one() -> None:
