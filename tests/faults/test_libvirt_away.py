@@ -57,6 +57,14 @@ def connected(mounted: Mounted) -> None:
     until(lambda: status(mounted)["state"] == "connected", CAUGHT_UP_S, "namefs is connected")
 
 
+def rename_by_hand(old: str, new: str, host: Host) -> None:
+    """Give a guest another name while there is no libvirtd, so that nobody announces it."""
+    definition = host.outside(f"/etc/libvirt/qemu/{old}.xml")
+    text = definition.read_text().replace(f"<name>{old}</name>", f"<name>{new}</name>")
+    definition.with_name(f"{new}.xml").write_text(text)
+    definition.unlink()
+
+
 def ask_libvirt_about(name: str, host: Host) -> None:
     """Have namefs make a call to libvirt, which does not come back while that hangs."""
     definition = host.outside(f"/etc/libvirt/qemu/{name}.xml")
@@ -125,11 +133,20 @@ def test_what_changes_while_namefs_has_no_libvirt_is_caught_up_with(
     assert os.listdir(mounted.path) == ["web"]
     assert (mounted.path / "web/config.xml").stat().st_size > 0
     until(lambda: status(mounted)["state"] == "waiting", CAUGHT_UP_S, "namefs says that it waits")
-    # Between these two libvirtds the guest gets another name, as by hand: nobody announces that.
-    definition = libvirt_host.outside("/etc/libvirt/qemu/web.xml")
-    text = definition.read_text().replace("<name>web</name>", "<name>shop</name>")
-    definition.with_name("shop.xml").write_text(text)
-    definition.unlink()
+    rename_by_hand("web", "shop", libvirt_host)
+    libvirt_host.start_libvirtd()
+    shows(mounted, "shop")
+
+
+def test_what_changes_while_neither_runs_is_caught_up_with(
+    libvirt_host: Host, web: None, mounted: Mounted
+) -> None:
+    shows(mounted, "web")
+    mounted.terminate()
+    libvirt_host.stop_libvirtd()
+    rename_by_hand("web", "shop", libvirt_host)
+    mounted.start()
+    assert os.listdir(mounted.path) == ["web"]
     libvirt_host.start_libvirtd()
     shows(mounted, "shop")
 
