@@ -255,6 +255,7 @@ def of_another_program(path: Path) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE bookmarks (url)")
+        database.execute("PRAGMA user_version = 1")
 
 
 def with_other_tables(path: Path) -> None:
@@ -329,6 +330,7 @@ def test_a_journal_that_cannot_be_used_is_put_aside_and_made_anew(
     (kept,) = aside(path)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(kept) in caplog.text
+    assert ("no index of namefs's" in caplog.text) == (what == "another program's")
     if what != "another program's":  # which was not in write-ahead mode yet
         assert kept.read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
