@@ -86,7 +86,9 @@ class _Draft:
         del self.by_entry[record.entry]
         self.stirred.add(record.entry)
         self.touched.add(key)
-        former = Former(record.domain.name, record.since_ns, self.now_ns)
+        # Not before it began: the wall clock may have been set back.
+        until_ns = max(record.since_ns, self.now_ns)
+        former = Former(record.domain.name, record.since_ns, until_ns)
         self.former[key] = (*self.former.get(key, ()), former)
         self.released.append((key, record.domain, former))
 

@@ -226,7 +226,7 @@ def _read(database: sqlite3.Connection) -> Index:
             key = Key(UUID(uuid), generation)
             records[key] = Record(key, _domain(json.loads(facts)), entry, since_ns)
         for uuid, generation, name, since_ns, until_ns, marks in database.execute(
-            "SELECT * FROM former ORDER BY until_ns, rowid"
+            "SELECT * FROM former ORDER BY rowid"
         ):
             key = Key(UUID(uuid), generation)
             held = Former(_text(name), since_ns, until_ns, tuple(Mark(*m) for m in json.loads(marks)))
