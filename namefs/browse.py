@@ -96,9 +96,11 @@ class Browser:
             raise _error(errno.ENOTDIR)
         guest = self._guest(parent)
         if isinstance(parent, DomainDir) and entry in SUBDIRECTORIES:
-            if not await self._thread(entry, self._shelf.items, guest, entry):
+            mode = await self._thread(entry, self._shelf.subdirectory, guest, entry)
+            if mode is None:
                 raise _error(errno.ENOENT)
-            return await self._attrs(self.inodes.remember(SubDir(parent.key, entry)))
+            number = self.inodes.remember(SubDir(parent.key, entry)).number
+            return self._attributes.of_subdir(number, guest.record, *mode)
         subdir = parent.subdir if isinstance(parent, SubDir) else TOP
         item = await self._thread(subdir, self._shelf.item, guest, subdir, entry)
         if item is None:
@@ -260,6 +262,10 @@ class Browser:
             finally:
                 os.close(fd)
         if guest is not None:
+            # Nearly always it is still where it was; a rotation or a rename moves it.
+            found = await self._thread(subdir, self._shelf.item, guest, subdir, seen.item.entry)
+            if found is not None and _node(guest, found) == node:
+                return found
             for item in await self._thread(subdir, self._shelf.items, guest, subdir):
                 if _node(guest, item) == node:
                     return item

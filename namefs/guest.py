@@ -151,6 +151,10 @@ class Shelf:
         found = layout.artefacts(guest.record.domain, guest.former_names, guest.places, subdir)
         return any(True for artefact in found for _ in self._present(guest, artefact))
 
+    def subdirectory(self, guest: Guest, subdir: bytes) -> tuple[int, int | None, int | None] | None:
+        """`directory_mode` of a subdirectory that has something in it, None of others."""
+        return self.directory_mode(guest, subdir) if self.holds_any(guest, subdir) else None
+
     def subdirectories(self, guest: Guest) -> list[bytes]:
         """The subdirectories that have something in them."""
         return [subdir for subdir in layout.SUBDIRECTORIES if self.holds_any(guest, subdir)]
