@@ -139,6 +139,7 @@ class _Daemon:
                 self._mount(operations)
                 nursery.start_soon(self._stop_on_signal)
                 nursery.start_soon(self._invalidator.run)
+                nursery.start_soon(self._projection.run)
                 nursery.start_soon(self._reader.run)
                 nursery.start_soon(self._announce_ready)
                 await fuse.serve()

@@ -52,7 +52,8 @@ class Index:
         former = dict(self.former)
         for key, until_ns in marks:
             former[key] = tuple(
-                replace(f, marks=marks[key, until_ns]) if f.until_ns == until_ns else f for f in former[key]
+                replace(f, marks=marks[key, until_ns]) if f.until_ns == until_ns else f
+                for f in former.get(key, ())
             )
         return replace(self, former=former)
 

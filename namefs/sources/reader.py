@@ -37,6 +37,10 @@ _READ_AGAIN_S = 2.0
 
 _FILES_SETTLE_S = 0.05
 
+_FACTS_AFTER_S = 0.005
+"""After a new name is shown, the rest is read this much later: to parse a definition holds Python's lock
+for a millisecond or two, and the kernel is still to be told of the name."""
+
 _CALLS_MAX = 4
 """libvirtd takes 5 calls at a time from one client (max_client_requests in libvirtd.conf)."""
 
@@ -213,10 +217,11 @@ class Reader:
         connection = self._connection
         if connection is None:
             raise Unreachable(self.state.error or "not connected")
-        await self._apply_seen(uuid, functools.partial(self._renamed, connection))
+        if await self._apply_seen(uuid, functools.partial(self._renamed, connection)):
+            await trio.sleep(_FACTS_AFTER_S)
         await self._apply_seen(uuid, functools.partial(self._call, connection.by_uuid))
 
-    async def _apply_seen(self, uuid: UUID, look: Callable[[UUID], Awaitable[Domain | None]]) -> None:
+    async def _apply_seen(self, uuid: UUID, look: Callable[[UUID], Awaitable[Domain | None]]) -> bool:
         seen: dict[Key, Observed] = {}
         due = [uuid]
         while due:
@@ -225,12 +230,13 @@ class Reader:
                 try:
                     due += self._note(seen, key, await look(key.uuid))
                 except _Unknown:
-                    return
+                    return False
         await self._apply(*seen.values())
         for key in seen:
             if key.uuid != uuid:
                 # Whoever reads that one for its own sake may have been later and yet done sooner.
                 self.hint(key.uuid)
+        return True
 
     async def _renamed(self, connection: Connection, uuid: UUID) -> Domain | None:
         """What is on record of a domain, with its name as it is now."""
@@ -264,7 +270,7 @@ class Reader:
         if connection is None:
             raise Unreachable(self.state.error or "not connected")
         await self._call(connection.rename, uuid, new)
-        await self.read(uuid)
+        await self._apply_seen(uuid, functools.partial(self._renamed, connection))
         self.hint(uuid)
 
     async def _call(self, call: Callable[..., R], *args: object) -> R:
