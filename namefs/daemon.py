@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_CHECKPOINT_S = 60.0
+
 
 def run(config: Config) -> int:
     """Mount the view and serve it until SIGTERM, SIGINT or an unmount. Raises NamefsError."""
@@ -50,10 +52,8 @@ def run(config: Config) -> int:
     _prepare_mountpoint(config.mountpoint)
     _raise_descriptor_limit()
     try:
-        with ExitStack() as undo:
-            journal = Journal(config.journal)
-            undo.callback(journal.close)
-            trio.run(_Daemon(config, places, journal, undo).run)
+        with closing(Journal(config.journal)) as journal:
+            trio.run(_Daemon(config, places, journal).run)
     except BaseExceptionGroup as group:
         raise sole_error(group) from group
     return ExitCode.OK
@@ -88,12 +88,10 @@ def _raise_descriptor_limit() -> None:
 
 
 class _Daemon:
-    def __init__(
-        self, config: Config, places: Callable[[str], Directories | None], journal: Journal, undo: ExitStack
-    ) -> None:
+    def __init__(self, config: Config, places: Callable[[str], Directories | None], journal: Journal) -> None:
         self._config = config
         self._places = places
-        self._undo = undo
+        self._journal = journal
         self._started_ns = time.time_ns()
         # One connection, until the index knows what to make of a UUID that is on two.
         (self._connection,) = config.connections
@@ -140,6 +138,7 @@ class _Daemon:
                 nursery.start_soon(self._stop_on_signal)
                 nursery.start_soon(self._invalidator.run)
                 nursery.start_soon(self._projection.run)
+                nursery.start_soon(self._checkpoint)
                 nursery.start_soon(self._reader.run)
                 nursery.start_soon(self._announce_ready)
                 await fuse.serve()
@@ -162,6 +161,14 @@ class _Daemon:
                 ExitCode.MOUNT_FAILED, f"{self._config.mountpoint} can't be mounted: {error}"
             ) from error
         self._mounted = True
+
+    async def _checkpoint(self) -> None:
+        while True:
+            await trio.sleep(_CHECKPOINT_S)
+            try:
+                await trio.to_thread.run_sync(self._journal.checkpoint)
+            except NamefsError as error:
+                log.error("%s", error)
 
     async def _stop_on_signal(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
