@@ -16,7 +16,7 @@ import trio
 
 from namefs import tree
 from namefs.attributes import Attributes, Attrs
-from namefs.guest import PATH_XATTR, Guest, Item, Shelf, attributes_of
+from namefs.guest import PATH_XATTR, SHARED, Guest, Item, Shelf, attributes_of
 from namefs.inodes import Inode, InodeTable
 from namefs.layout.libvirt import SUBDIRECTORIES, TOP
 from namefs.tree import DomainDir, File, Link, Node, Root, SubDir
@@ -243,6 +243,9 @@ class Browser:
             return self._attributes.of_root(number, self._view.index, self._view.changed_ns)
         if isinstance(node, DomainDir):
             return self._attributes.of_domain(number, self._guest(node).record)
+        if isinstance(node, SubDir) and node.subdir in SHARED:
+            # The kernel asks for it with each path through ``log``.
+            return self._attributes.of_subdir(number, self._guest(node).record, 0o555, None, None)
         if isinstance(node, SubDir):
             guest = self._guest(node)
             mode = await self._thread(node.subdir, self._shelf.directory_mode, guest, node.subdir)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from namefs import domxml, images, logs, naming
+from namefs import images, logs, naming
 from namefs.layout import libvirt as layout
 from namefs.layout.libvirt import Artefact, Kind
 from namefs.model import Former, Mark, Record
@@ -60,6 +60,9 @@ class Guest:
         connection = self.record.domain.connection
         return self.index.holders.get(name, ()), self.index.by_name.get((connection, name))
 
+
+SHARED = (b"log", b"disks", b"run")
+"""Subdirectories whose files come from several directories, or are links: they can be listed by all."""
 
 PATH_XATTR = b"user.namefs.path"
 """The real path of a file. A symlink's target is its path: the kernel allows it no user.* attribute."""
@@ -165,7 +168,7 @@ class Shelf:
         ``log`` has files of several directories: it can be listed by all, and each file's own mode
         says who may read it.
         """
-        if guest.places is not None and subdir not in (b"log", b"disks", b"run"):
+        if guest.places is not None and subdir not in SHARED:
             for artefact in layout.artefacts(guest.record.domain, (), guest.places, subdir):
                 with self.backing.directory(artefact.base, artefact.below) as directory:
                     if directory is not None:
@@ -304,6 +307,9 @@ class Shelf:
                 yield replace(item, path=target, target=target.encode())
 
     def _monitor(self, guest: Guest, item: Item, directory: Directory) -> Iterator[Item]:
+        # Here, since `namefs list` without a daemon must not wait 11 ms for an XML parser.
+        from namefs import domxml
+
         with suppress(domxml.NotADomain):
             status = domxml.parse_status(self.backing.read_small(directory, item.file) or b"")
             if (
