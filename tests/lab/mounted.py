@@ -99,6 +99,13 @@ class Mounted:
                 # The error shows all that it wrote: close() need not complain of it again.
                 self.expect_warning("")
                 raise AssertionError(f"namefs: {error}\n" + "\n".join(self.log)) from error
+        self.count_descriptors()
+
+    def count_descriptors(self) -> None:
+        """Take what is open now for what may be open at the end.
+
+        Done at the start; an embedded libvirt opens files of its own in namefs's process after that.
+        """
         self._descriptors = self._settled_descriptors()
         self._descriptors["socket"] = max(self._descriptors["socket"], self._sockets)
 

@@ -55,6 +55,7 @@ def test_an_embedded_libvirt_is_shown_from_the_root_that_its_uri_names(directory
         mounted.start()
         definition = mounted.path / "inside" / "config.xml"
         until(definition.exists, SOON_S, "the guest is shown")
+        mounted.count_descriptors()
         assert definition.read_bytes() == (directory / "embedded/etc/qemu/inside.xml").read_bytes()
 
         (mounted.path / "inside").rename(mounted.path / "renamed")
