@@ -258,11 +258,7 @@ class Connection:
         code = error.get_error_code()
         if code == libvirt.VIR_ERR_NO_DOMAIN:
             return errno.ENOENT
-        if code in (
-            libvirt.VIR_ERR_OPERATION_DENIED,
-            libvirt.VIR_ERR_ACCESS_DENIED,
-            libvirt.VIR_ERR_AUTH_FAILED,
-        ):
+        if code in _DENIED:
             return errno.EACCES
         if code == libvirt.VIR_ERR_NO_SUPPORT:
             return errno.EOPNOTSUPP

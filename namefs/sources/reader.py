@@ -87,7 +87,6 @@ class Reader:
         self._again: set[Hint] = set()
         self._reading: set[Hint] = set()
         self._wake = trio.Event()
-        self._closed = trio.Event()
         self._limiter = trio.CapacityLimiter(_CALLS_MAX)
 
     def hint(self, what: Hint) -> None:
@@ -119,7 +118,6 @@ class Reader:
 
     async def _follow(self) -> None:
         token, closed = trio.lowlevel.current_trio_token(), trio.Event()
-        self._closed = closed
 
         def soon(call: Callable[..., object], *args: object) -> None:
             try:
