@@ -1,3 +1,3 @@
 """namefs: every libvirt guest's files under its human name, whatever they are called on disk."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from namefs.guest import Item
     from namefs.index import Index
+    from namefs.items import Item
     from namefs.model import Record
 
 NAMES_KEPT_S = 3600.0
@@ -45,7 +45,7 @@ class Attributes:
 
     def of_root(self, ino: int, index: Index, changed_ns: int) -> Attrs:
         """The root directory: writable by its owner, since a rename writes to it."""
-        nlink = 2 + len(index.records)
+        nlink = 2 + len(index.listings[b""])
         return Attrs(
             ino,
             stat.S_IFDIR | 0o755,
@@ -57,28 +57,53 @@ class Attributes:
             atime_ns=changed_ns,
         )
 
-    def of_domain(self, ino: int, record: Record) -> Attrs:
+    def of_group(self, ino: int, changed_ns: int) -> Attrs:
+        """A group's directory: writable as the root is. Its entry is withdrawn when it is gone."""
+        return self._directory(ino, 0o755, changed_ns, NAMES_KEPT_S, 0)
+
+    def of_special(self, ino: int, changed_ns: int) -> Attrs:
+        """A directory of the root's that begins with a dot. Nothing of it is kept: it is not withdrawn."""
+        return self._directory(ino, 0o555, changed_ns, 0, 0)
+
+    def of_alias(self, ino: int, target: bytes, changed_ns: int) -> Attrs:
+        """A symlink to a domain's directory. Nothing of it is kept: it is not withdrawn."""
+        at = changed_ns
+        return Attrs(
+            ino,
+            stat.S_IFLNK | 0o777,
+            1,
+            self._uid,
+            self._gid,
+            size=len(target),
+            atime_ns=at,
+            mtime_ns=at,
+            ctime_ns=at,
+        )
+
+    def of_domain(self, ino: int, record: Record, kept_s: float = NAMES_KEPT_S) -> Attrs:
         """A domain's directory.
 
         One link, as on btrfs: "not counted" to find(1) and all. The true count would need a look at
         every file of every domain for one ``ls -l``.
         """
-        at = record.since_ns
+        return self._directory(ino, 0o555, record.shown_since_ns, kept_s, kept_s)
+
+    def _directory(self, ino: int, mode: int, at_ns: int, entry_kept_s: float, attrs_kept_s: float) -> Attrs:
         return Attrs(
             ino,
-            stat.S_IFDIR | 0o555,
+            stat.S_IFDIR | mode,
             1,
             self._uid,
             self._gid,
-            atime_ns=at,
-            mtime_ns=at,
-            ctime_ns=at,
-            entry_kept_s=NAMES_KEPT_S,
-            attrs_kept_s=NAMES_KEPT_S,
+            atime_ns=at_ns,
+            mtime_ns=at_ns,
+            ctime_ns=at_ns,
+            entry_kept_s=entry_kept_s,
+            attrs_kept_s=attrs_kept_s,
         )
 
     def of_dots(self, ino: int) -> Attrs:
-        """``.`` and ``..`` of a listing, of which only number and type are looked at."""
+        """``.`` and ``..``, and what lost its name since a listing began: only number and type count."""
         return Attrs(ino, stat.S_IFDIR | 0o555, 2, self._uid, self._gid)
 
     def of_subdir(self, ino: int, record: Record, mode: int, uid: int | None, gid: int | None) -> Attrs:

@@ -14,16 +14,28 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from namefs import tree
-from namefs.attributes import Attributes, Attrs
-from namefs.guest import PATH_XATTR, SHARED, Guest, Item, Shelf, attributes_of
+from namefs.attributes import NAMES_KEPT_S, Attributes, Attrs
+from namefs.guest import PATH_XATTR, SHARED, Guest, Shelf, attributes_of
 from namefs.inodes import Inode, InodeTable
-from namefs.layout.libvirt import SUBDIRECTORIES, TOP
-from namefs.tree import DomainDir, File, Link, Node, Root, SubDir
+from namefs.layout.artefact import SUBDIRECTORIES, TOP
+from namefs.tree import (
+    Alias,
+    DomainDir,
+    File,
+    GroupDir,
+    Link,
+    NamesDir,
+    Node,
+    Root,
+    SpecialDir,
+    SubDir,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from namefs.items import Item
+    from namefs.model import Place
     from namefs.view import View
 
 R = TypeVar("R")
@@ -46,7 +58,7 @@ class _OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class _OpenDir:
-    """A listing as it was at opendir, so that its offsets stay valid."""
+    """A listing as it was at opendir, so that its offsets stay valid and its names are of one moment."""
 
     number: int
     parent: int
@@ -85,13 +97,14 @@ class Browser:
     async def lookup(self, parent_number: int, entry: bytes) -> Attrs:
         """The attributes of an entry of a directory, counted as one look-up."""
         parent = self.inodes[parent_number].node
+        names = self._view.names
         if entry in (b".", b".."):
-            return await self._attrs(self.inodes.remember(parent if entry == b"." else _above(parent)))
-        if isinstance(parent, Root):
-            found = tree.domain_of(self._view.index, entry)
+            return await self._attrs(self.inodes.remember(parent if entry == b"." else names.above(parent)))
+        if isinstance(parent, NamesDir):
+            found = names.child(parent, entry)
             if found is None:
                 raise _error(errno.ENOENT)
-            return self._attributes.of_domain(self.inodes.remember(found).number, self._guest(found).record)
+            return self._named(self.inodes.remember(found).number, found)
         if not isinstance(parent, DomainDir | SubDir):
             raise _error(errno.ENOTDIR)
         guest = self._guest(parent)
@@ -113,12 +126,30 @@ class Browser:
         """The attributes of an inode; of an open file by its descriptor, through rotation and removal."""
         return await self._attrs(self.inodes[number])
 
+    def group_of(self, number: int) -> bytes:
+        """The entry of the group whose directory the inode is; b"" for the root. EROFS for any other."""
+        node = self.inodes[number].node
+        if not isinstance(node, Root | GroupDir):
+            raise _error(errno.EROFS)
+        return node.entry if isinstance(node, GroupDir) else b""
+
+    def directory_of(self, place: Place) -> int | None:
+        """The inode number of the directory that a place is in, if the kernel knows it; from any thread."""
+        inode = self.inodes.get(GroupDir(place.group) if place.group else Root())
+        return None if inode is None else inode.number
+
     def forget(self, number: int, count: int) -> None:
         """Take look-ups back. Raises KeyError, ValueError if they were never given."""
         self.inodes.forget(number, count)
 
     def readlink(self, number: int) -> bytes:
-        """A symlink's target: the real path."""
+        """A symlink's target: the real path, or a domain's directory."""
+        node = self.inodes[number].node
+        if isinstance(node, Alias):
+            to = self._view.names.target(node)
+            if to is None:
+                raise _error(errno.ENOENT)
+            return to
         target = _seen(self.inodes[number]).item.target
         if target is None:
             raise _error(errno.EINVAL)
@@ -158,19 +189,21 @@ class Browser:
     async def opendir(self, number: int) -> int:
         """A handle on a directory, whose listing is made once, here."""
         node = self.inodes[number].node
-        if isinstance(node, File | Link):
+        if isinstance(node, File | Link | Alias):
             raise _error(errno.ENOTDIR)
-        guest = None if isinstance(node, Root) else self._guest(node)
+        names = self._view.names
+        guest: Guest | None = None
         listing: Sequence[tuple[bytes, Node, Item | None]]
-        if guest is None:
-            index = self._view.index
-            listing = [(entry, DomainDir(index.by_entry[entry]), None) for entry in index.entries]
+        if isinstance(node, NamesDir):
+            listing = [(entry, child, None) for entry, child in names.children(node)]
         elif isinstance(node, SubDir):
+            guest = self._guest(node)
             listing = await self._thread(node.subdir, self._list_items, guest, node.subdir)
         else:
+            guest = self._guest(node)
             listing = await self._thread(TOP, self._list_domain, guest)
         handle = self._new_handle()
-        self._dirs[handle] = _OpenDir(number, self.inodes.number(_above(node)), guest, listing)
+        self._dirs[handle] = _OpenDir(number, self.inodes.number(names.above(node)), guest, listing)
         return handle
 
     def listing(self, handle: int, start: int) -> Iterator[Entry]:
@@ -181,9 +214,10 @@ class Browser:
         ):
             if start < position:
                 yield Entry(dots, self._attributes.of_dots(number), position)
+        above = self.inodes[directory.number].node
         first = max(start - 2, 0)
         for position, (entry, node, item) in enumerate(directory.listing[first:], start=first + 3):
-            attrs = self._listed(entry, node, item)
+            attrs = self._listed(above, entry, node, item)
             if attrs is not None:
                 yield Entry(entry, attrs, position, node, item, directory.guest)
 
@@ -220,6 +254,20 @@ class Browser:
         item = _seen(inode).item
         return [PATH_XATTR, *await self._thread(item.subdir, self._shelf.xattrs, item)]
 
+    def _named(self, number: int, node: Node) -> Attrs:
+        """The attributes of what a directory of names holds. ENOENT for a domain that has just gone."""
+        names, changed_ns = self._view.names, self._view.changed_ns
+        if isinstance(node, GroupDir):
+            return self._attributes.of_group(number, changed_ns)
+        if isinstance(node, SpecialDir):
+            return self._attributes.of_special(number, changed_ns)
+        if isinstance(node, Alias):
+            return self._attributes.of_alias(number, names.target(node) or b"", changed_ns)
+        assert isinstance(node, DomainDir)
+        # One that is gone is in .deleted, of which nothing is withdrawn.
+        kept_s = 0 if self._view.is_fleeting(node.key) else NAMES_KEPT_S
+        return self._attributes.of_domain(number, self._guest(node).record, kept_s)
+
     def _guest(self, node: DomainDir | SubDir | File | Link) -> Guest:
         guest = self._view.guest(node.key)
         if guest is None:
@@ -241,8 +289,8 @@ class Browser:
         node, number = inode.node, inode.number
         if isinstance(node, Root):
             return self._attributes.of_root(number, self._view.index, self._view.changed_ns)
-        if isinstance(node, DomainDir):
-            return self._attributes.of_domain(number, self._guest(node).record)
+        if isinstance(node, DomainDir | SpecialDir | GroupDir | Alias):
+            return self._named(number, node)
         if isinstance(node, SubDir) and node.subdir in SHARED:
             # The kernel asks for it with each path through ``log``.
             return self._attributes.of_subdir(number, self._guest(node).record, 0o555, None, None)
@@ -283,19 +331,21 @@ class Browser:
     def _list_items(self, guest: Guest, subdir: bytes) -> list[tuple[bytes, Node, Item | None]]:
         return [(item.entry, _node(guest, item), item) for item in self._shelf.items(guest, subdir)]
 
-    def _listed(self, entry: bytes, node: Node, item: Item | None) -> Attrs | None:
-        number, index = self.inodes.number(node), self._view.index
+    def _listed(self, directory: Node, entry: bytes, node: Node, item: Item | None) -> Attrs | None:
+        number = self.inodes.number(node)
         if item is not None:
             return self._attributes.of_item(number, item)
-        assert isinstance(node, DomainDir | SubDir)
-        record = index.records.get(node.key)
-        if record is None:
-            return None
         if isinstance(node, SubDir):
-            return self._attributes.of_subdir(number, record, 0o555, None, None)
-        # A name that has changed since opendir has been withdrawn already: were it given now, the
-        # kernel would keep it.
-        return self._attributes.of_domain(number, record) if record.entry == entry else None
+            guest = self._view.guest(node.key)
+            if guest is None:
+                return None
+            return self._attributes.of_subdir(number, guest.record, 0o555, None, None)
+        assert isinstance(directory, NamesDir)
+        if self._view.names.child(directory, entry) == node:
+            return self._named(number, node)
+        # A name that has changed since opendir has been withdrawn already: were it given as it is now, the
+        # kernel would keep it. Were it left out, a guest whose domains just changed names would be missing.
+        return None if isinstance(node, Alias) else self._attributes.of_dots(number)
 
     def _new_handle(self) -> int:
         self._last_handle += 1
@@ -311,11 +361,7 @@ def _seen(inode: Inode[Seen]) -> Seen:
 def _node(guest: Guest, item: Item) -> Node:
     if item.target is not None or item.info is None:
         return Link(guest.record.key, item.subdir, item.entry)
-    return File(guest.record.key, item.info.st_dev, item.info.st_ino)
-
-
-def _above(node: Node) -> Node:
-    return Root() if isinstance(node, Root | DomainDir) else DomainDir(node.key)
+    return File(guest.record.identity, item.info.st_dev, item.info.st_ino)
 
 
 def _error(number: int) -> OSError:

@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 from namefs.errors import ExitCode, NamefsError
+from namefs.name_sources import NameSources, NotASource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from namefs.toml_lines import Path
 
 DEFAULT_FILE = "/etc/namefs/namefs.toml"
 DEFAULT_URI = "qemu:///system"
 
-DIRECTORIES = ("etc", "run", "lib", "log", "swtpm-log", "swtpm-state")
-"""The directories of libvirt's that may be set one by one, as spelt in the file."""
+DIRECTORIES = ("etc", "run", "lib", "log", "swtpm-log", "swtpm-state", "store", "store-log")
+"""The directories of libvirt's, and namefs's store, that may be set one by one, as spelt in the file."""
+
+EXTRA_DIRECTORIES = (".by-uuid", ".by-libvirt-name")
+"""Directories that the view's root can have beside the guests."""
+
+_DAYS_MOST = 36500
+_MEBIBYTES_MOST = 1 << 20
+
+CONNECTIONS_MOST = 8
+"""As many libvirts as one view shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +42,38 @@ class Connection:
 
     ``label`` names it in the index, which thereby outlives a change of ``uri``. ``root`` is put
     before libvirt's own directories; ``directories`` replaces some of them, by the words of
-    `DIRECTORIES`, after that.
+    `DIRECTORIES`, after that. ``names`` is where the guests' names and groups come from.
     """
 
     uri: str = DEFAULT_URI
     label: str = "local"
     root: str = ""
     directories: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    names: NameSources = field(default_factory=NameSources)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All settings. Every path is absolute; of ``connections`` there is exactly one for now."""
+    """All settings. Every path is absolute."""
 
     mountpoint: str = "/var/lib/libvirt/by-name"
     journal: str = "/var/lib/namefs/index.sqlite"
     runtime_directory: str = "/run/namefs"
     mount_options: tuple[str, ...] = ()
+    extra_directories: tuple[str, ...] = ()
+    """Of `EXTRA_DIRECTORIES`, those that the view has in its root."""
+    former_days: int = 0
+    """How long a former name leads to its guest in ``.former``; 0: there is none."""
+    deleted_days: int = 30
+    """How long a guest that is gone, and its logs, are kept in ``.deleted``; 0: not at all."""
+    log_keep_mib: int = 16
+    """How large a log of the store gets before it goes on in a new file; 0: however large."""
     connections: tuple[Connection, ...] = (Connection(),)
 
-    @property
-    def spool(self) -> str:
-        """The directory that libvirt's hook leaves its calls in."""
-        return os.path.join(self.runtime_directory, "spool")
+    def spool_of(self, connection: Connection) -> str:
+        """Where a libvirt's hook leaves its calls: the /run of one that has a root is below that."""
+        root = connection.root if self.runtime_directory.startswith("/run/") else ""
+        return os.path.join(root + self.runtime_directory, "spool")
 
     @property
     def control_socket(self) -> str:
@@ -64,13 +85,13 @@ def load(
     path: str | None = None,
     *,
     mountpoint: str | None = None,
-    connect: str | None = None,
+    connect: Sequence[str] | None = None,
     mount_options: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
     """The settings from the file at ``path``, or `DEFAULT_FILE` if that exists, and what overrides them.
 
-    ``mountpoint``, ``connect`` (a libvirt URI) and ``mount_options`` (comma-separated, added to the
+    ``mountpoint``, ``connect`` (libvirt URIs) and ``mount_options`` (comma-separated, added to the
     file's) come from the command line; ``$LIBVIRT_DEFAULT_URI`` comes between ``connect`` and the file.
 
     Raises NamefsError: CONFIGURATION, with file and line where there is one, PERMISSION if the file
@@ -84,12 +105,38 @@ def load(
     if mount_options is not None:
         given = tuple(option for option in mount_options.split(",") if option)
         config = replace(config, mount_options=config.mount_options + given)
-    uri = connect or environ.get("LIBVIRT_DEFAULT_URI")
-    if uri and uri != config.connections[0].uri:
-        # The file's directories are those of the libvirt that the file names, not of this one.
-        other = Connection(uri=uri, label=config.connections[0].label)
-        config = replace(config, connections=(other,))
+    uris = connect or [uri for uri in (environ.get("LIBVIRT_DEFAULT_URI"),) if uri]
+    if len(set(uris)) < len(uris) or len(uris) > CONNECTIONS_MOST:
+        what = f"-c takes up to {CONNECTIONS_MOST} URIs, each of another libvirt"
+        raise NamefsError(ExitCode.USAGE, what)
+    if uris:
+        config = replace(config, connections=_given(uris, config.connections))
     return config if os.geteuid() == 0 else _for_a_user(config, environ)
+
+
+def _given(uris: Sequence[str], in_file: Sequence[Connection]) -> tuple[Connection, ...]:
+    """The connections of the command line; the file's own tables where it has them.
+
+    The file's directories are those of the libvirt that the file names, not of another.
+    """
+    known = {connection.uri: connection for connection in in_file}
+    labels = {known[uri].label for uri in uris if uri in known}
+    first = in_file[0]
+    all_labels = chain([first.label], (f"{first.label}-{number}" for number in count(2)))
+    free = (label for label in all_labels if label not in labels)
+    return tuple(
+        known.get(uri) or Connection(uri, next(free), _root_of(uri), names=first.names) for uri in uris
+    )
+
+
+def _root_of(uri: str) -> str:
+    """Where a second libvirt's directories lie, by its socket: what is before its /run/libvirt."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("qemu", "qemu+unix") or parts.path != "/system":
+        return ""
+    socket = "".join(parse_qs(parts.query).get("socket", []))
+    root, found, _ = socket.partition("/run/libvirt/")
+    return _normal(root) if found and root.startswith("/") else ""
 
 
 def _for_a_user(config: Config, environ: Mapping[str, str]) -> Config:
@@ -167,6 +214,10 @@ class _File:
                 "journal": self._path,
                 "runtime-directory": self._path,
                 "mount-options": self._options,
+                "extra-directories": self._extra_directories,
+                "former-days": self._days,
+                "deleted-days": self._days,
+                "log-keep-mib": self._mebibytes,
                 "connection": self._connections,
             },
         )
@@ -189,13 +240,15 @@ class _File:
     def _connections(self, value: object, at: Path) -> tuple[Connection, ...]:
         if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
             raise self._refusal(at, "write [[connection]], with double brackets, to describe a connection")
-        if len(value) != 1:
-            # The daemon has a list of connections from the start, for hosts with two libvirt
-            # daemons; what the view shows when one UUID is on both is still to be built.
-            raise self._refusal(
-                (*at, 1), f"{len(value)} [[connection]] tables; this version takes exactly one"
-            )
-        return tuple(self._connection(table, (*at, number)) for number, table in enumerate(value))
+        if not 1 <= len(value) <= CONNECTIONS_MOST:
+            what = f"{len(value)} [[connection]] tables; the view can show 1 to {CONNECTIONS_MOST} libvirts"
+            raise self._refusal((*at, len(value) - 1) if value else at, what)
+        found = tuple(self._connection(table, (*at, number)) for number, table in enumerate(value))
+        for number, one in enumerate(found):
+            for what, given in (("label", one.label), ("uri", one.uri)):
+                if given in [getattr(other, what) for other in found[:number]]:
+                    raise self._refusal((*at, number), f"two connections have the {what} {given!r}")
+        return found
 
     def _connection(self, table: _Table, at: Path) -> Connection:
         checks = {
@@ -203,8 +256,35 @@ class _File:
             "label": self._string,
             "root": self._path,
             "directories": self._directories,
+            "names": self._strings,
+            "group": self._string,
+            "namespaces": self._namespaces,
         }
-        return replace(Connection(), **self._checked(table, at, checks))
+        values = self._checked(table, at, checks)
+        sources: _Table = {key: values.pop(key) for key in ("namespaces", "names", "group") if key in values}
+        return replace(Connection(), names=self._sources(sources, at), **values)
+
+    def _sources(self, values: _Table, at: Path) -> NameSources:
+        """The sources, one key after the other, so that a refusal names the line of the key at fault."""
+        sources = NameSources()
+        for key, value in values.items():
+            sources = self._source((*at, key), sources, {key: value})
+        return sources
+
+    def _source(self, at: Path, sources: NameSources, change: dict[str, Any]) -> NameSources:
+        try:
+            return replace(sources, **change)
+        except NotASource as error:
+            key = at[len(("connection", 0))]
+            raise self._refusal(at, f"{key}: {error}") from error
+
+    def _namespaces(self, value: object, at: Path) -> tuple[tuple[str, str], ...]:
+        if not isinstance(value, dict):
+            raise self._refusal(at, f"{at[-1]} must be a table, [connection.namespaces]")
+        pairs = tuple((prefix, self._string(uri, (*at, prefix))) for prefix, uri in value.items())
+        for pair in pairs:
+            self._source((*at, pair[0]), NameSources(), {"namespaces": (pair,)})
+        return pairs
 
     def _directories(self, value: object, at: Path) -> Mapping[str, str]:
         if not isinstance(value, dict):
@@ -212,14 +292,35 @@ class _File:
         directories = self._checked(value, at, dict.fromkeys(DIRECTORIES, self._path))
         return MappingProxyType(cast("dict[str, str]", directories))
 
-    def _options(self, value: object, at: Path) -> tuple[str, ...]:
+    def _strings(self, value: object, at: Path) -> tuple[str, ...]:
         if not isinstance(value, list):
             raise self._refusal(at, f"{at[-1]} must be a list of strings")
-        options = tuple(self._string(option, at) for option in value)
+        return tuple(self._string(item, at) for item in value)
+
+    def _options(self, value: object, at: Path) -> tuple[str, ...]:
+        options = self._strings(value, at)
         for option in options:
             if "," in option:
                 raise self._refusal(at, f"{option!r} in {at[-1]}: write one string for each option")
         return options
+
+    def _extra_directories(self, value: object, at: Path) -> tuple[str, ...]:
+        wanted = self._strings(value, at)
+        for one in wanted:
+            if one not in EXTRA_DIRECTORIES:
+                raise self._refusal(at, f"{one!r} in {at[-1]}: there are {', '.join(EXTRA_DIRECTORIES)}")
+        return wanted
+
+    def _days(self, value: object, at: Path) -> int:
+        return self._number(value, at, _DAYS_MOST)
+
+    def _mebibytes(self, value: object, at: Path) -> int:
+        return self._number(value, at, _MEBIBYTES_MOST)
+
+    def _number(self, value: object, at: Path, most: int) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            raise self._refusal(at, f"{at[-1]} must be a whole number from 0 to {most}")
+        return value
 
     def _path(self, value: object, at: Path) -> str:
         path = self._string(value, at)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from namefs import __version__, answers, control_server, fuse, mounts, naming
+from namefs import __version__, answers, control_server, expiry, fuse, mounts, naming
 from namefs.answers import iso
 from namefs.backing import Backing
 from namefs.browse import Browser
@@ -26,22 +26,28 @@ from namefs.errors import ExitCode, NamefsError, sole_error
 from namefs.guest import Shelf
 from namefs.invalidation import Invalidator
 from namefs.journal import Journal
+from namefs.keeper import Keeper
+from namefs.model import Sighted
+from namefs.pending import Pending
 from namefs.places import places_of
 from namefs.projection import Projection
 from namefs.renaming import Renaming
-from namefs.sources.files import Files
-from namefs.sources.reader import Reader
+from namefs.served import Served
+from namefs.statuses import Statuses
+from namefs.tree import Extras
 from namefs.view import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
+    from uuid import UUID
 
     from namefs.layout.directories import Directories
-    from namefs.model import Mark, Record
+    from namefs.model import Change, Domain, Key, Mark, Place
 
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_S = 60.0
+_DAY_NS = 86400 * 10**9
 
 
 def run(config: Config) -> int:
@@ -60,7 +66,10 @@ def run(config: Config) -> int:
 
 
 def _served(places: Directories) -> list[str]:
-    return [places.etc, places.run, places.lib, places.log, places.swtpm_log, places.swtpm_state]
+    return [
+        *(places.etc, places.run, places.lib, places.log, places.swtpm_log, places.swtpm_state),
+        *(places.store, places.store_log),
+    ]
 
 
 def _prepare_mountpoint(mountpoint: str) -> None:
@@ -93,53 +102,94 @@ class _Daemon:
         self._places = places
         self._journal = journal
         self._started_ns = time.time_ns()
-        # One connection, until the index knows what to make of a UUID that is on two.
-        (self._connection,) = config.connections
-        label = self._connection.label
-        self._view = View(places)
+        self._view = View(places, _extras(config))
         self._view.publish(journal.load(), self._started_ns)
-        self._shelf = Shelf(Backing(config.mountpoint))
-        self._invalidator = Invalidator(fuse.withdraw)
-        self._projection = Projection(self._view, journal, self._measure, self._invalidator.submit)
-        self._reader = Reader(
-            self._connection.uri, label, self._projection.apply, lambda: self._view.index, self._on_connected
+        backing = Backing(config.mountpoint)
+        self._shelf = Shelf(backing)
+        self._keeper = self._kept()
+        self._invalidator = Invalidator(self._withdraw)
+        self._browser = Browser(self._view, self._shelf)
+        statuses = Statuses(places, backing)
+        self._projection = Projection(
+            self._view, journal, self._measure, self._announce, statuses, self._invalidator.done
         )
-        self._files = Files(
-            places(label),
-            config.spool,
-            label,
-            lambda: self._view.index,
-            self._reader.hint,
-            self._projection.apply,
-            self._hint_all,
+        self._served = [
+            Served(
+                connection,
+                places(connection.label),
+                config.spool_of(connection),
+                self._view,
+                self._projection,
+                statuses,
+                self._on_connected,
+            )
+            for connection in config.connections
+        ]
+        readers = {one.label: one.reader for one in self._served}
+        self._renaming = Renaming(
+            self._view, readers, places, self._shelf, self._projection.apply, self._invalidator.submit
         )
-        self._renaming = Renaming(self._view, self._reader, places, self._shelf, self._invalidator.submit)
+        self._pending = Pending(self._view, readers, self._projection.apply, self._renaming.in_the_way)
 
-    def _measure(self, record: Record) -> tuple[Mark, ...]:
-        return self._shelf.measure(self._places(record.domain.connection), record)
+    def _announce(self, changes: Sequence[Change]) -> None:
+        self._invalidator.submit(changes)
+        self._pending.wake()
+        if self._keeper is not None:
+            self._keeper.wake(key for one in changes for key in (one.before, one.after) if key is not None)
 
-    def _on_connected(self) -> None:
-        self._files.watch()
-        log.info("connected to %s: %d guests", self._connection.uri, len(self._view.index.records))
+    def _kept(self) -> Keeper | None:
+        places = {one.label: here for one in self._config.connections if (here := self._places(one.label))}
+        if not places:
+            return None
+        keeper = Keeper(places, self._shelf, lambda: self._view.index, self._config.log_keep_mib << 20)
+        self._shelf.lives |= dict.fromkeys(places, keeper)
+        return keeper
 
-    def _hint_all(self) -> None:
-        for key in self._view.index.records:
-            self._reader.hint(key.uuid)
+    def _on_connected(self, label: str) -> None:
+        self._pending.wake()
+        if self._keeper is not None:
+            self._keeper.trust(label)
+
+    def _remove_logs(self, uuids: Collection[UUID]) -> None:
+        if self._keeper is not None:
+            self._keeper.expire(uuids)
+
+    def _withdraw(self, place: Place) -> None:
+        directory = self._browser.directory_of(place)
+        if directory is not None:
+            fuse.withdraw(directory, place.entry)
+
+    def _measure(self, domain: Domain) -> tuple[Mark, ...]:
+        return self._shelf.measure(self._places(domain.connection), domain)
 
     async def run(self) -> None:
         clean = False
-        operations = fuse.Operations(self._view, Browser(self._view, self._shelf), self._renaming.by_entry)
+        operations = fuse.Operations(
+            self._view, self._browser, self._renaming.by_place, self._renaming.swap_places
+        )
         try:
             async with trio.open_nursery() as nursery:
                 # The control socket first: it is what tells two daemons apart.
                 await nursery.start(control_server.serve, self._config.control_socket, self._answer)
-                await nursery.start(self._files.run)
+                # What happened while nobody looked: a migration may have ended.
+                await self._projection.apply(*map(Sighted, self._view.index.keys_of))
                 self._mount(operations)
                 nursery.start_soon(self._stop_on_signal)
                 nursery.start_soon(self._invalidator.run)
                 nursery.start_soon(self._projection.run)
+                nursery.start_soon(self._pending.run)
                 nursery.start_soon(self._checkpoint)
-                nursery.start_soon(self._reader.run)
+                nursery.start_soon(
+                    expiry.run,
+                    self._view,
+                    self._projection.apply,
+                    self._remove_logs,
+                    self._config.deleted_days * _DAY_NS,
+                )
+                if self._keeper is not None:
+                    nursery.start_soon(self._keeper.run)
+                for one in self._served:
+                    await one.start(nursery)
                 nursery.start_soon(self._announce_ready)
                 await fuse.serve()
                 nursery.cancel_scope.cancel()
@@ -185,6 +235,10 @@ class _Daemon:
     async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["op"] == "status":
             return self._status()
+        if request["op"] == "refresh":
+            for one in self._served:
+                await one.reader.refresh()
+            return {}
         if request["op"] == "rename":
             return await self._renaming.by_request(request)
         return await trio.to_thread.run_sync(
@@ -194,9 +248,7 @@ class _Daemon:
         )
 
     def _status(self) -> dict[str, Any]:
-        state = self._reader.state
-        called_s = self._files.last_call_s
-        collisions = [r for r in self._view.index.records.values() if r.entry != naming.encode(r.domain.name)]
+        collisions = [r for r in self._view.index.records.values() if r.entry != naming.encode(r.name)]
         warnings = [
             f"{naming.display(os.fsdecode(r.entry))} is shown so since its name is another's"
             for r in collisions
@@ -207,33 +259,44 @@ class _Daemon:
             "mountpoint": self._config.mountpoint,
             "since": iso(self._started_ns),
             "guests": len(self._view.index.records),
-            "connections": [
-                {
-                    "label": self._reader.label,
-                    "uri": self._reader.uri,
-                    "state": "connected" if state.connected else "waiting",
-                    "since": iso(int(state.since_s * 1e9)),
-                    "error": state.error,
-                }
-            ],
-            "hook": {
-                "spool": self._config.spool,
-                "last_call": None if called_s is None else iso(int(called_s * 1e9)),
-                "installed": self._hook_installed(),
-            },
+            "deleted": len(self._view.index.departed),
+            "connections": (connections := [one.status() for one in self._served]),
+            # As it was when there was one connection.
+            "hook": connections[0]["hook"],
             "journal": self._config.journal,
+            "pending": [self._pending_of(key, why) for key, why in self._pending.why().items()],
+            "migrations": self._migrations(),
             "warnings": warnings,
         }
 
-    def _hook_installed(self) -> bool:
-        places = self._places(self._reader.label)
-        if places is None:
-            return False
-        hooks = os.path.join(os.path.dirname(places.etc), "hooks", "qemu.d")
-        try:
-            return any("namefs" in entry for entry in os.listdir(hooks))
-        except OSError:
-            return False
+    def _migrations(self) -> list[dict[str, str]]:
+        index = self._view.index
+        owners = (record for uuid in index.keys_of if (record := index.owner(uuid)) is not None)
+        phases = ((record, answers.migration_of(index, record)) for record in owners)
+        return [
+            {"name": record.name, "uuid": str(record.key.uuid), "phase": phase}
+            for record, phase in phases
+            if phase is not None
+        ]
+
+    def _pending_of(self, key: Key, why: str) -> dict[str, str]:
+        record = self._view.index.owner(key.uuid)
+        assert record is not None
+        return {
+            "name": record.name,
+            "libvirt_name": record.domain.name,
+            "uuid": str(key.uuid),
+            "why": why,
+        }
+
+
+def _extras(config: Config) -> Extras:
+    return Extras(
+        deleted=config.deleted_days > 0,
+        by_uuid=".by-uuid" in config.extra_directories,
+        by_libvirt_name=".by-libvirt-name" in config.extra_directories,
+        former_ns=config.former_days * _DAY_NS or None,
+    )
 
 
 def _mount_options(config: Config) -> list[str]:

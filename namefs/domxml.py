@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 from xml.etree import ElementTree
 
-from namefs.model import Disk, Domain, Named
+from namefs.model import Disk, Domain, Named, Run
+from namefs.name_sources import DEFAULT, NameSources, asked_in
 
 Volumes = Callable[[str, str], str | None]
 """Pool and volume to the volume's path, or None where it has none or is not known."""
@@ -60,10 +61,12 @@ def parse(
     *,
     state: str,
     volumes: Volumes = _no_volumes,
+    sources: NameSources = DEFAULT,
 ) -> Domain:
     """Merge the live and the persistent definition of one domain; at least one must be given.
 
-    Live wins; what only the persistent one names is added, as it exists or will at the next start.
+    Live wins; what only the persistent one names is added, as it exists or will at the next start. Of
+    what was asked for through namefs the later counts. ``sources`` are where names and group are looked for.
 
     ``name`` is the XML's. libvirt drops some control characters when it writes XML (9.0.0: most
     below 0x1f), and XML turns a carriage return into a newline, so virDomainGetName, where it can be
@@ -79,6 +82,7 @@ def parse(
         raise NotADomain(f"two definitions of different domains: {identities[0][0]} and {identities[1][0]}")
     uuid, name = identities[0]
     devices = [_character_devices(root) for root in roots]
+    names, group = sources.read(*roots)
     return Domain(
         uuid=uuid,
         name=name,
@@ -93,7 +97,42 @@ def parse(
         ),
         nvram=_first(_nvram(root) for root in roots),
         filesystems=tuple(dict.fromkeys(alias for root in roots for alias in _virtiofs(root))),
+        names=names,
+        group=group,
+        asked=asked_in(*roots),
     )
+
+
+_STATUS = re.compile(rb"<domstatus state='([^']*)' reason='([^']*)'")
+_JOB = re.compile(rb"^  <job type='[^']*' async='([^']*)'(?: phase='([^']*)')?", re.MULTILINE)
+_STATUS_UUID = re.compile(rb"^    <uuid>([0-9a-f-]{36})</uuid>", re.MULTILINE)
+
+
+def parse_run(status: bytes) -> tuple[UUID, Run]:
+    """Whose a status file is, and what it says of the run; without an XML parser, as it is read often.
+
+    libvirt writes these lines itself (qemu_domain.c:qemuDomainObjPrivateXMLFormat), before the definition,
+    whose metadata is the tenant's. Raises NotADomain.
+    """
+    head, _, definition = status.partition(b"\n  <domain ")
+    said, uuid = _STATUS.search(head), _STATUS_UUID.search(definition)
+    if said is None or uuid is None:
+        raise NotADomain("not a <domstatus> of libvirt's")
+    job = _JOB.search(head)
+    name, phase = (job[1].decode(), (job[2] or b"").decode()) if job else ("none", "")
+    return UUID(uuid[1].decode()), Run(said[1].decode(), said[2].decode(), name, phase)
+
+
+def parse_running(connection: str, status: bytes, sources: NameSources = DEFAULT) -> Domain:
+    """The domain that a status file is of, as long as libvirt itself can't be asked. Raises NotADomain."""
+    root = _root(status)
+    definition = root.find("domain")
+    if root.tag != "domstatus" or definition is None:
+        raise NotADomain("not a <domstatus> with a <domain>")
+    live = ElementTree.tostring(definition)
+    _uuid, run = parse_run(status)
+    domain = parse(connection, live, None, state=run.state, sources=sources)
+    return replace(domain, persistent=False, run=run)
 
 
 def parse_status(xml: bytes) -> Status:

@@ -33,6 +33,8 @@ class ExitCode(IntEnum):
     AMBIGUOUS = 10, "The name fits more than one guest."
     FILE_FAILED = 11, "A file that namefs needs cannot be read or written."
     DAEMON_RUNNING = 12, "Another daemon is running with the same runtime directory."
+    NOT_NOW = 13, "The guest runs, is saved or is being changed, or a file is in the way."
+    UNFINISHED = 14, "Files of a guest are half moved; `namefs adopt --recover` finishes or undoes it."
 
 
 class NamefsError(Exception):

@@ -3,7 +3,7 @@
 How long the kernel may keep what it is told (`attributes`):
 
 =====================  ======  ==================================================================
-root's entries         long    names are namefs's own: withdrawn (`invalidation`) when they change
+names, groups          long    names are namefs's own: withdrawn (`invalidation`) when they change
 domain directories     long    nothing in their attributes changes
 all below              not     libvirt and QEMU change it without telling
 "does not exist"       not     so a new name works as soon as it is published
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
+from namefs.model import Place
 from namefs.naming import ENTRY_MAX_BYTES
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
-
-ROOT = pyfuse3.ROOT_INODE
 
 
 def _answered(
@@ -87,18 +86,23 @@ def _reply(attrs: Attrs) -> pyfuse3.EntryAttributes:
 
 
 class Operations(pyfuse3.Operations):
-    """The handlers. ``rename`` is told the old and the new entry in the root directory."""
+    """The handlers. ``rename`` is told the old and the new place, ``swap`` the two that change places."""
 
     supports_dot_lookup = True
     enable_writeback_cache = False
 
     def __init__(
-        self, view: View, browser: Browser, rename: Callable[[bytes, bytes], Awaitable[None]]
+        self,
+        view: View,
+        browser: Browser,
+        rename: Callable[[Place, Place], Awaitable[None]],
+        swap: Callable[[Place, Place], Awaitable[None]],
     ) -> None:
         super().__init__()
         self._view = view
         self._browser = browser
         self._rename = rename
+        self._swap = swap
 
     @_answered
     async def lookup(
@@ -200,12 +204,12 @@ class Operations(pyfuse3.Operations):
         flags: pyfuse3.FlagT,
         ctx: pyfuse3.RequestContext,
     ) -> None:
-        """rename(2): of a domain's directory within the root; the one change that can be made by hand."""
-        if (parent_inode_old, parent_inode_new) != (ROOT, ROOT):
-            raise pyfuse3.FUSEError(errno.EROFS)
-        if flags & ~pyfuse3.RENAME_NOREPLACE:
+        """rename(2), renameat2(2): of a domain's directory; the one change that can be made by hand."""
+        if flags not in (0, pyfuse3.RENAME_NOREPLACE, pyfuse3.RENAME_EXCHANGE):
             raise pyfuse3.FUSEError(errno.EINVAL)
-        await self._rename(name_old, name_new)
+        groups = [self._browser.group_of(inode) for inode in (parent_inode_old, parent_inode_new)]
+        old, new = Place(groups[0], name_old), Place(groups[1], name_new)
+        await (self._swap if flags == pyfuse3.RENAME_EXCHANGE else self._rename)(old, new)
 
     setattr = _refused("setattr")
     mknod = _refused("mknod")
@@ -240,12 +244,15 @@ def close(unmount: bool) -> None:
     pyfuse3.close(unmount=unmount)
 
 
-def withdraw(entry: bytes) -> None:
-    """Have the kernel forget what it knows of an entry of the root. Blocks; raises OSError.
+def withdraw(directory: int, entry: bytes) -> None:
+    """Have the kernel forget what it knows of an entry of a directory. Blocks; raises OSError.
 
-    ENOENT is success: it knew nothing.
+    ENOENT is success: it knew nothing. So is ENOSYS: it has not even said hello (libfuse, fuse_lowlevel.c:
+    no minor version of the protocol is known yet).
     """
     try:
-        pyfuse3.invalidate_entry(ROOT, entry)
-    except FileNotFoundError:
+        pyfuse3.invalidate_entry(directory, entry)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOSYS):
+            raise
         log.debug("the kernel knew nothing of %r", entry)

@@ -7,28 +7,25 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from namefs import images, logs, naming
-from namefs.layout import libvirt as layout
-from namefs.layout.libvirt import Artefact, Kind
-from namefs.model import Former, Mark, Record
-from namefs.scans import Scans
+from namefs import logs, naming
+from namefs.items import Items, identity, with_main_log
+from namefs.layout import artefact as layout
+from namefs.layout import joined, store
+from namefs.layout.artefact import Kind
+from namefs.pieces import NAMED, WHOLE, Pieces, mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from uuid import UUID
+    from collections.abc import Iterator
 
-    from namefs.backing import Backing, Directory
+    from namefs.backing import Backing
     from namefs.index import Index
+    from namefs.items import Item
+    from namefs.layout.artefact import Artefact
     from namefs.layout.directories import Directories
-    from namefs.logs import Extent
-    from namefs.model import Key
-
-_WHOLE: tuple[Extent, ...] = ((0, None),)
+    from namefs.model import Domain, Former, Key, Mark, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +39,26 @@ class Guest:
 
     @property
     def former_names(self) -> tuple[str, ...]:
-        """The libvirt names it had before and has no more, the latest last."""
-        names = dict.fromkeys(f.name for f in self.former)
+        """The libvirt names it had before on its connection and has no more, the latest last."""
+        names = dict.fromkeys(self.lost_names)
         names.pop(self.record.domain.name, None)
         return tuple(names)
+
+    @property
+    def lost_names(self) -> tuple[str, ...]:
+        """The libvirt names that it lost on its connection, the latest last; it may have one again."""
+        here = ("", self.record.domain.connection)
+        return tuple(f.name for f in self.former if f.connection in here)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether libvirt has it no more: what lies under its names may be another's, but for the store's."""
+        return not self.index.keys_of.get(self.record.key.uuid)
+
+    @property
+    def has_life(self) -> bool:
+        """Whether the log of the guest's whole life is its own: not of one that comes in, or goes."""
+        return self.record.is_owner or self.is_gone
 
     def has_left(self, name: str) -> bool:
         """Whether a file called by this name can only be the guest's: nobody has had the name since.
@@ -57,8 +70,10 @@ class Guest:
 
     def holders_of(self, name: str) -> tuple[tuple[tuple[Key, Former], ...], Key | None]:
         """Who had a libvirt name before, oldest first, and who has it now on the guest's connection."""
-        connection = self.record.domain.connection
-        return self.index.holders.get(name, ()), self.index.by_name.get((connection, name))
+        here = self.record.domain.connection
+        held = self.index.holders.get(name, ())
+        holders = tuple((key, former) for key, former in held if former.connection in ("", here))
+        return holders, self.index.by_name.get((here, name))
 
 
 SHARED = (b"log", b"disks", b"run")
@@ -75,84 +90,109 @@ def attributes_of(guest: Guest) -> dict[bytes, bytes]:
         b"user.namefs.uuid": str(domain.uuid).encode(),
         b"user.namefs.name": layout.bytes_of(domain.name),
         b"user.namefs.state": domain.state.encode(),
-        b"user.namefs.former_names": b"\n".join(map(layout.bytes_of, guest.former_names)),
+        b"user.namefs.connection": domain.connection.encode(),
+        b"user.namefs.former_names": b"\n".join(map(layout.bytes_of, _former(guest))),
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One entry of a domain's directory and what is behind it.
+def _former(guest: Guest) -> list[str]:
+    names = dict.fromkeys(f.name for f in guest.former)
+    return [name for name in names if name != guest.record.domain.name]
 
-    ``target`` is set for symlinks. ``extents`` are the parts of the file that are the domain's;
-    None means all of it. ``info`` is of the real file, which a symlink is as old as.
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What became of a look at a guest's logs.
+
+    ``joined`` are libvirt's files that are in the store as far as they are the guest's, by device and inode;
+    ``failing`` the logs that can't be written there. ``undecided``: of some it is not known yet whose they
+    are.
     """
 
-    subdir: bytes
-    entry: bytes
-    path: str
-    artefact: Artefact
-    file: bytes
-    info: os.stat_result | None = None
-    mode: int = 0
-    target: bytes | None = None
-    extents: tuple[Extent, ...] | None = None
-    head: UUID | None = None
-    """Who owns what precedes the first start in a QEMU log."""
+    joined: frozenset[tuple[int, int]] = frozenset()
+    failing: frozenset[str] = frozenset()
+    undecided: bool = False
 
-    @property
-    def size_bytes(self) -> int:
-        """The size that the view shows."""
-        if self.target is not None or self.info is None:
-            return len(self.target or b"")
-        return self.info.st_size if self.extents is None else logs.length(self.extents, self.info.st_size)
+
+class Lives(Protocol):
+    """Keeps the logs of guests' whole lives in the store."""
+
+    def look(self, guest: Guest, log: str | None = None) -> Looked:
+        """Copy what is new, of one log or of all. Blocks; costs little if nothing is."""
 
 
 class Shelf:
-    """Finds the items of guests; thread-safe."""
+    """Finds the items of guests; thread-safe.
+
+    ``lives`` are by connection. Without one, a guest's logs are what is in the store and libvirt's files.
+    """
 
     def __init__(self, backing: Backing) -> None:
         self.backing = backing
-        self._scans = Scans()
+        self.pieces = Pieces(backing)
+        self._items = Items(self.pieces)
+        self.lives: dict[str, Lives] = {}
 
     def items(self, guest: Guest, subdir: bytes) -> list[Item]:
         """All that is there in one subdirectory (`layout.TOP`: of the directory itself), by entry."""
         if guest.places is None:
             return []
         found: dict[bytes, Item] = {}
-        names = guest.former_names
-        for artefact in layout.artefacts(guest.record.domain, names, guest.places, subdir):
-            for item in self._present(guest, artefact):
+        looked = self._look(guest) if subdir == b"log" else Looked()
+        if subdir == b"log":
+            found = {item.entry: item for item in self._lives(guest, looked)}
+        for artefact in _artefacts(guest, subdir):
+            for item in self._items.present(guest, artefact):
+                if artefact.kind in NAMED and identity(item) in looked.joined:
+                    continue
                 # The present name's file comes first, and is not hidden by one of a former name.
                 found.setdefault(item.entry, item)
         if subdir == b"log":
-            found = _with_main_log(found, guest.record.domain.name)
+            found = with_main_log(found, guest.record.domain.name)
         return [found[entry] for entry in sorted(found)]
+
+    def _look(self, guest: Guest, log: str | None = None) -> Looked:
+        lives = self.lives.get(guest.record.domain.connection) if guest.has_life else None
+        return Looked() if lives is None else lives.look(guest, log)
+
+    def _lives(self, guest: Guest, looked: Looked) -> Iterator[Item]:
+        if guest.places is not None and guest.has_life:
+            for item in self._items.present(guest, store.lives(guest.record.domain.uuid, guest.places)):
+                if store.life_log(item.file) not in looked.failing:
+                    yield item
+
+    def _life(self, guest: Guest, name: str) -> Item | None:
+        """The item of that name, if it is a log of the store: others need not be looked at then."""
+        file = layout.bytes_of(name)
+        looked = self._look(guest, store.life_log(file))
+        return next((item for item in self._lives(guest, looked) if item.file == file), None)
 
     def item(self, guest: Guest, subdir: bytes, entry: bytes) -> Item | None:
         """The item of that entry, if it is there."""
         if guest.places is None:
             return None
-        names = guest.former_names
         try:
             name = naming.decode(entry)
         except naming.NotAnEntry:
             name = None
-        if name is None or (subdir == b"log" and names):
+        if subdir == b"log" and name is not None and (life := self._life(guest, name)) is not None:
+            return life
+        if name is None or subdir == b"log":
             # Shortened, so that it tells nothing; or a log, whose entry depends on what others there are.
             return next((item for item in self.items(guest, subdir) if item.entry == entry), None)
-        for artefact in layout.artefacts(guest.record.domain, names, guest.places, subdir):
+        for artefact in _artefacts(guest, subdir):
             if artefact.may_show(name):
-                for item in self._present(guest, artefact):
+                for item in self._items.present(guest, artefact):
                     if item.entry == entry:
                         return item
         return None
 
     def holds_any(self, guest: Guest, subdir: bytes) -> bool:
         """Whether there is anything in the subdirectory."""
-        if guest.places is None:
-            return False
-        found = layout.artefacts(guest.record.domain, guest.former_names, guest.places, subdir)
-        return any(True for artefact in found for _ in self._present(guest, artefact))
+        if guest.is_gone:
+            return subdir == b"log" and any(True for _ in self._lives(guest, Looked()))
+        found = _artefacts(guest, subdir)
+        return any(True for artefact in found for _ in self._items.present(guest, artefact))
 
     def subdirectory(self, guest: Guest, subdir: bytes) -> tuple[int, int | None, int | None] | None:
         """`directory_mode` of a subdirectory that has something in it, None of others."""
@@ -169,7 +209,7 @@ class Shelf:
         says who may read it.
         """
         if guest.places is not None and subdir not in SHARED:
-            for artefact in layout.artefacts(guest.record.domain, (), guest.places, subdir):
+            for artefact in joined.artefacts(guest.record.domain, (), guest.places, subdir):
                 with self.backing.directory(artefact.base, artefact.below) as directory:
                     if directory is not None:
                         info = directory.info
@@ -191,19 +231,28 @@ class Shelf:
 
     def refreshed(self, guest: Guest, item: Item, fd: int) -> Item:
         """The item of an open file as it is now, whatever its name has become meanwhile."""
+        self._catch_up(guest, item)
         info = os.fstat(fd)
-        extents = self._extents(
-            guest, item.artefact, item.file, info, item.head, lambda: self._scans.starts(fd, info)
-        )
-        return replace(item, info=info, extents=None if extents == _WHOLE else extents)
+        extents = self.pieces.extents(guest, item.artefact, item.file, info, item.head, fd)
+        return replace(item, info=info, extents=None if extents == WHOLE else extents)
 
     def read(self, guest: Guest, item: Item, fd: int, offset: int, count: int) -> bytes:
         """Up to ``count`` bytes at ``offset`` of what the view shows of an open file."""
         if item.artefact.kind is Kind.FILE:
-            return os.pread(fd, count, offset)
+            data = os.pread(fd, count, offset)
+            if len(data) < count and self._catch_up(guest, item):
+                data = os.pread(fd, count, offset)
+            return data
         item = self.refreshed(guest, item, fd)
-        pieces = logs.locate(item.extents if item.extents is not None else _WHOLE, offset, count)
+        pieces = logs.locate(item.extents if item.extents is not None else WHOLE, offset, count)
         return b"".join(os.pread(fd, size, at) for at, size in pieces)
+
+    def _catch_up(self, guest: Guest, item: Item) -> bool:
+        """Have the store's log hold what there is by now; False of anything else."""
+        is_life = guest.places is not None and item.artefact.base == guest.places.store_log
+        if is_life:
+            self._look(guest, store.life_log(item.file))
+        return is_life
 
     def xattr(self, item: Item, name: bytes) -> bytes | None:
         """An extended attribute of the real file, None if it has no such one."""
@@ -225,180 +274,19 @@ class Shelf:
         finally:
             os.close(fd)
 
-    def measure(self, places: Directories | None, record: Record) -> tuple[Mark, ...]:
+    def measure(self, places: Directories | None, domain: Domain) -> tuple[Mark, ...]:
         """How long the logs under a domain's libvirt name are now, to be kept when it loses the name."""
         if places is None:
             return ()
         marks = []
-        for artefact in layout.artefacts(record.domain, (), places, b"log"):
-            if artefact.kind in (Kind.QEMU_LOG, Kind.NAMED_LOG):
-                marks += [_mark(info) for _, _, info, _ in self._files(artefact)]
+        for artefact in joined.artefacts(domain, (), places, b"log"):
+            if artefact.kind in NAMED:
+                with self.backing.directory(artefact.base, artefact.below) as directory:
+                    if directory is not None:
+                        marks += [mark(info) for _, _, info in self.pieces.files(directory, artefact)]
         return tuple(marks)
 
-    def _files(self, artefact: Artefact) -> Iterator[tuple[Directory, bytes, os.stat_result, str]]:
-        with self.backing.directory(artefact.base, artefact.below) as directory:
-            if directory is None:
-                return
-            if isinstance(artefact.file, bytes):
-                files = [(artefact.file, artefact.entry)]
-            else:
-                files = []
-                for entry in self.backing.starting_with(directory, artefact.prefix):
-                    if (groups := artefact.groups_of(entry)) is not None:
-                        files.append((entry, artefact.shown_as(groups)))
-            for file, shown in files:
-                if (info := self.backing.stat(directory, file)) is not None:
-                    yield directory, file, info, shown
 
-    def _present(self, guest: Guest, artefact: Artefact) -> Iterator[Item]:
-        for directory, file, info, shown in self._files(artefact):
-            path = os.path.join(directory.path, os.fsdecode(file))
-            item = Item(artefact.subdir, naming.encode(shown), path, artefact, file, info)
-            regular = stat.S_ISREG(info.st_mode)
-            if artefact.kind is Kind.IMAGE:
-                yield replace(item, target=os.fsencode(path))
-                yield from self._chain(guest.places, item, directory)
-            elif artefact.kind is Kind.PROCESS:
-                yield from self._process(item, directory)
-            elif artefact.kind is Kind.MONITOR:
-                yield from self._monitor(guest, item, directory)
-            elif artefact.kind is Kind.LINK or not regular:
-                if not stat.S_ISDIR(info.st_mode):
-                    # Not ours to open: a socket, a FIFO, a device, a symlink. Who follows the link
-                    # meets it with their own rights.
-                    yield replace(item, target=os.fsencode(path))
-            else:
-                yield from self._lines(guest, item, directory, info)
-
-    def _lines(self, guest: Guest, item: Item, directory: Directory, info: os.stat_result) -> Iterator[Item]:
-        artefact, file, head = item.artefact, item.file, None
-
-        def starts() -> tuple[logs.Start, ...]:
-            return self._starts_of(directory, file, info)
-
-        if artefact.kind is Kind.QEMU_LOG and not _packed(file):
-            found = starts()
-            if not found or found[0].offset > 0:
-                head = self._head_owner(guest, artefact, directory, file, info)
-        extents = self._extents(guest, artefact, file, info, head, starts)
-        if extents:
-            mode = self.backing.mode(directory, file, info)
-            yield replace(item, mode=mode, extents=None if extents == _WHOLE else extents, head=head)
-
-    def _chain(self, places: Directories | None, item: Item, directory: Directory) -> Iterator[Item]:
-        artefact = item.artefact
-        if artefact.backing is not None:
-            chain: Iterable[str] = artefact.backing
-        elif artefact.image_format == "qcow2":
-            translate = str if places is None else places.translate
-            chain = images.chain(self.backing, directory, item.file, translate)
-        else:
-            # A guest can write any header into an image that is raw.
-            chain = ()
-        for number, path in enumerate(chain, start=1):
-            entry = naming.encode(f"{item.artefact.entry}.backing{number}")
-            yield replace(item, entry=entry, path=path, target=os.fsencode(path))
-
-    def _process(self, item: Item, directory: Directory) -> Iterator[Item]:
-        text = self.backing.read_small(directory, item.file, 32) or b""
-        with suppress(ValueError):
-            target = f"/proc/{int(text)}"
-            if os.path.isdir(target):
-                yield replace(item, path=target, target=target.encode())
-
-    def _monitor(self, guest: Guest, item: Item, directory: Directory) -> Iterator[Item]:
-        # Here, since `namefs list` without a daemon must not wait 11 ms for an XML parser.
-        from namefs import domxml
-
-        with suppress(domxml.NotADomain):
-            status = domxml.parse_status(self.backing.read_small(directory, item.file) or b"")
-            if (
-                status.monitor is not None
-                and status.uuid == guest.record.key.uuid
-                and guest.places is not None
-            ):
-                path = guest.places.translate(status.monitor)
-                base, entry = os.path.split(path)
-                with self.backing.directory(base) as at:
-                    if at is not None and self.backing.stat(at, os.fsencode(entry)) is not None:
-                        yield replace(item, path=path, target=os.fsencode(path))
-
-    def _extents(
-        self,
-        guest: Guest,
-        artefact: Artefact,
-        file: bytes,
-        info: os.stat_result,
-        head: UUID | None,
-        starts: Callable[[], tuple[logs.Start, ...]],
-    ) -> tuple[Extent, ...]:
-        if artefact.kind is Kind.FILE:
-            return _WHOLE if guest.has_left(artefact.name) else ()
-        uuid = guest.record.key.uuid
-        if artefact.kind is Kind.QEMU_LOG and not _packed(file):
-            return logs.owned(starts(), uuid, head)
-        return logs.by_marks(_mark(info), *guest.holders_of(artefact.name), uuid)
-
-    def _head_owner(
-        self, guest: Guest, artefact: Artefact, directory: Directory, file: bytes, info: os.stat_result
-    ) -> UUID | None:
-        """Whose the lines before the first start are: they go on from the next older piece, if any."""
-        for older in _older_pieces(artefact, file):
-            if (older_info := self.backing.stat(directory, older)) is None:
-                if older.endswith(b".0"):
-                    # logrotate counts from 1.
-                    continue
-                break
-            starts = self._starts_of(directory, older, older_info)
-            if starts and starts[-1].uuid is not None:
-                return starts[-1].uuid
-        return logs.head_owner(_mark(info), *guest.holders_of(artefact.name))
-
-    def _starts_of(self, directory: Directory, file: bytes, info: os.stat_result) -> tuple[logs.Start, ...]:
-        known = self._scans.known(info)
-        if known is not None:
-            return known
-        fd = self.backing.open(directory, file)
-        try:
-            return self._scans.starts(fd, os.fstat(fd))
-        finally:
-            os.close(fd)
-
-
-def _older_pieces(artefact: Artefact, file: bytes) -> Iterator[bytes]:
-    """The entries of the older pieces of a log, the next older first (virtlogd's numbers grow with age)."""
-    rotation = (artefact.groups_of(file) or {}).get("rotation", b"")
-    stem = file[: len(file) - len(rotation)]
-    if not rotation or rotation[1:].isdigit():
-        first = int(rotation[1:]) + 1 if rotation else 0
-        for number in range(first, first + 100):
-            yield stem + b".%d" % number
-
-
-def _mark(info: os.stat_result) -> Mark:
-    return Mark(info.st_dev, info.st_ino, info.st_size)
-
-
-def _packed(file: bytes) -> bool:
-    return file.endswith((b".gz", b".xz", b".bz2", b".zst"))
-
-
-def _with_main_log(found: dict[bytes, Item], name: str) -> dict[bytes, Item]:
-    """``qemu.log`` is the domain's newest log, under whichever name libvirt wrote it.
-
-    Right after a rename the log of the new name does not exist: until the next start the old name's
-    is the domain's own, and whoever follows ``log/qemu.log`` goes on in it.
-    """
-    former = [
-        i.artefact for i in found.values() if i.artefact.kind is Kind.QEMU_LOG and i.artefact.name != name
-    ]
-    if b"qemu.log" in found or not former:
-        return found
-    # The layout names the latest former name first.
-    at = naming.encode(f"qemu@{former[0].name}.log")
-    shown: dict[bytes, Item] = {}
-    for entry, item in found.items():
-        if item.artefact is former[0] and entry.startswith(at):
-            entry = b"qemu.log" + entry[len(at) :]
-        shown.setdefault(entry, replace(item, entry=entry))
-    return shown
+def _artefacts(guest: Guest, subdir: bytes) -> Iterator[Artefact]:
+    if guest.places is not None and not guest.is_gone:
+        yield from joined.artefacts(guest.record.domain, guest.former_names, guest.places, subdir)

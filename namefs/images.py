@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _HEADER_MAX_BYTES = 1 << 21
 """qcow2's largest cluster. QEMU demands the name to be in the first one (docs/interop/qcow2.txt)."""
+_EXTERNAL_DATA = 1 << 2
+"""The bit of a version 3 header's incompatible features that says so."""
+
 _BACKING_MAX = 64
 """Longest backing chain that is followed; libvirt itself stops at 200 (virstoragefile.c)."""
 
@@ -51,9 +55,27 @@ def _backing_file(backing: Backing, directory: Directory, file: bytes) -> bytes 
     except OSError:
         return None
     try:
-        magic, _version, offset, size = struct.unpack(">4sIQI", os.pread(fd, 20, 0).ljust(20, b"\0"))
-        if magic != b"QFI\xfb" or not 0 < size <= 1023 or offset > _HEADER_MAX_BYTES:
-            return None
-        return os.pread(fd, size, offset)
+        found = header(fd)
     finally:
         os.close(fd)
+    return None if found is None else found.backing
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a qcow2 image says of other files: the name of its backing image, and whether the guest's data
+    are in a file of their own."""
+
+    backing: bytes | None
+    external_data: bool
+
+
+def header(fd: int) -> Header | None:
+    """The header of an open image; None if it is no qcow2 image."""
+    start = os.pread(fd, 80, 0).ljust(80, b"\0")
+    magic, version, offset, size = struct.unpack(">4sIQI", start[:20])
+    if magic != b"QFI\xfb":
+        return None
+    incompatible = int.from_bytes(start[72:80], "big") if version >= 3 else 0
+    named = os.pread(fd, size, offset) if 0 < size <= 1023 and offset <= _HEADER_MAX_BYTES else None
+    return Header(named, bool(incompatible & _EXTERNAL_DATA))

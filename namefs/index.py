@@ -1,51 +1,134 @@
-"""The index: which domain has which entry, and had which names before. Every rule about names is here.
-
-Nothing here replays events. What is applied is what was just read (`Observed`) or the whole truth
-about a connection (`Listed`), so that a late, doubled or lost hint can do no harm.
-"""
+"""The index: which domain is shown where, and had which names before. What changes it is in `applying`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from namefs import naming
-from namefs.model import Change, Domain, Former, Key, Listed, Mark, Observed, Record
+from namefs.model import Key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
+    from uuid import UUID
 
-DEPARTED_KEPT_NS = 90 * 86400 * 10**9
-"""How long the names of a domain that is gone are remembered: they tell whose the old logs are."""
+    from namefs.model import Asked, Departed, Domain, Former, Mark, Move, Place, Record
 
 
 @dataclass(frozen=True)
 class Index:
-    """The domains by key and by entry, and their former names; `former` outlives its domain."""
+    """One moment of it; a change makes another.
+
+    ``former`` and ``was_shown`` are the libvirt names and the shown names of former times, oldest first;
+    they outlive their domain. ``asked`` are the shown names that were asked for through namefs.
+    ``departed`` are domains that libvirt has no more, while something of theirs is kept. ``shadows`` are
+    domains, by UUID and connection, that are off while another connection's has the guest's name: they
+    have no directory. ``moves`` are the guests' migrations between connections. All but ``records`` and
+    ``shadows`` are kept by the guest's key, of generation 0.
+    """
 
     records: Mapping[Key, Record] = field(default_factory=dict)
-    by_entry: Mapping[bytes, Key] = field(default_factory=dict)
+    by_place: Mapping[Place, Key] = field(default_factory=dict)
     former: Mapping[Key, tuple[Former, ...]] = field(default_factory=dict)
+    was_shown: Mapping[Key, tuple[Former, ...]] = field(default_factory=dict)
+    asked: Mapping[Key, Asked] = field(default_factory=dict)
+    departed: Mapping[Key, Departed] = field(default_factory=dict)
+    shadows: Mapping[tuple[UUID, str], Domain] = field(default_factory=dict)
+    moves: Mapping[Key, tuple[Move, ...]] = field(default_factory=dict)
 
     @cached_property
-    def entries(self) -> tuple[bytes, ...]:
-        """All entries of the root directory, sorted, so that a listing has an order of its own."""
-        return tuple(sorted(self.by_entry))
+    def keys_of(self) -> Mapping[UUID, tuple[Key, ...]]:
+        """The keys of each guest: two while it is migrated on this host."""
+        found: dict[UUID, tuple[Key, ...]] = {}
+        for key in self.records:
+            found[key.uuid] = (*found.get(key.uuid, ()), key)
+        return found
+
+    @cached_property
+    def domains(self) -> Mapping[tuple[UUID, str], Domain]:
+        """What each connection has, by UUID and connection, shown or not."""
+        shown = {(key.uuid, r.domain.connection): r.domain for key, r in self.records.items()}
+        return {**self.shadows, **shown}
+
+    @cached_property
+    def connections(self) -> frozenset[str]:
+        """The connections that have any domains."""
+        return frozenset(connection for _uuid, connection in self.domains)
+
+    def owner(self, uuid: UUID) -> Record | None:
+        """The domain that has the guest's name; of one that only comes in from another host, that."""
+        records = [self.records[key] for key in self.keys_of.get(uuid, ())]
+        return next((record for record in records if record.is_owner), records[0] if records else None)
+
+    def at(self, uuid: UUID, connection: str) -> Record | None:
+        """The domain that a connection has of a guest, if it is shown."""
+        records = (self.records[key] for key in self.keys_of.get(uuid, ()))
+        return next((record for record in records if record.domain.connection == connection), None)
+
+    def is_fleeting(self, uuid: UUID) -> bool:
+        """Whether the guest's entries may go over to another domain at any moment."""
+        return len(self.keys_of.get(uuid, ())) > 1
+
+    @cached_property
+    def groups(self) -> Mapping[bytes, str]:
+        """The groups' entries in the root directory, and their names."""
+        return {
+            record.place.group: record.domain.group or ""
+            for record in self.records.values()
+            if record.place.group
+        }
+
+    @cached_property
+    def listings(self) -> Mapping[bytes, tuple[bytes, ...]]:
+        """The entries of each group's directory, sorted; of b"": the root's, groups among them."""
+        found: dict[bytes, list[bytes]] = {b"": list(self.groups)}
+        for place in self.by_place:
+            found.setdefault(place.group, []).append(place.entry)
+        return {group: tuple(sorted(entries)) for group, entries in found.items()}
 
     @cached_property
     def by_name(self) -> Mapping[tuple[str, str], Key]:
-        """(connection, libvirt name) to key; libvirt keeps these unique."""
-        return {(r.domain.connection, r.domain.name): key for key, r in self.records.items()}
+        """(connection, libvirt name) to key; libvirt keeps these unique.
+
+        To the guest's key for a domain that is not shown, as another connection's is the guest.
+        """
+        hidden = {(connection, d.name): Key(uuid) for (uuid, connection), d in self.shadows.items()}
+        return hidden | {(r.domain.connection, r.domain.name): key for key, r in self.records.items()}
+
+    @cached_property
+    def by_libvirt_entry(self) -> Mapping[bytes, Key]:
+        """What a libvirt name would be as an entry, to key; of several connections, the first by label."""
+        named = sorted(self.by_name.items(), reverse=True)
+        return {naming.encode(name): key for (_connection, name), key in named}
+
+    @cached_property
+    def names_in_use(self) -> frozenset[str]:
+        """All libvirt and shown names that domains have now."""
+        return frozenset(name for r in self.records.values() for name in (r.domain.name, r.name))
 
     @cached_property
     def holders(self) -> Mapping[str, tuple[tuple[Key, Former], ...]]:
         """For each libvirt name, who had it before and when, oldest first."""
-        found: dict[str, list[tuple[Key, Former]]] = {}
-        for key, formers in self.former.items():
-            for former in formers:
-                found.setdefault(former.name, []).append((key, former))
-        return {n: tuple(sorted(held, key=lambda h: h[1].until_ns)) for n, held in found.items()}
+        return _holders(self.former)
+
+    @cached_property
+    def shown_before(self) -> Mapping[str, tuple[tuple[Key, Former], ...]]:
+        """For each shown name, who had it before and when, oldest first."""
+        return _holders(self.was_shown)
+
+    @cached_property
+    def deleted(self) -> Mapping[bytes, Key]:
+        """The entries of the domains that are gone: ``NAME@DATE``, in UTC; apart by UUID if need be."""
+        found: dict[bytes, Key] = {}
+        for key, departed in sorted(self.departed.items(), key=lambda item: (item[1].gone_ns, item[0])):
+            date = datetime.fromtimestamp(departed.gone_ns / 1e9, UTC).date()
+            name = f"{departed.record.name}@{date}"
+            plain, short = naming.encode(name), naming.disambiguated(name, key.uuid)
+            full = naming.disambiguated(name, key.uuid, full=True)
+            found[next(entry for entry in (plain, short, full) if entry not in found)] = key
+        return found
 
     def marked(self, marks: Mapping[tuple[Key, int], tuple[Mark, ...]]) -> Index:
         """The same, with the marks taken for former names, which (key, until_ns) picks out."""
@@ -58,132 +141,9 @@ class Index:
         return replace(self, former=former)
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What became of an observation.
-
-    ``changes`` are the root entries whose answer differs, ``touched`` the keys to save, and
-    ``released`` the former names that came into being (their files are to be measured).
-    """
-
-    index: Index
-    changes: tuple[Change, ...] = ()
-    touched: frozenset[Key] = frozenset()
-    released: tuple[tuple[Key, Domain, Former], ...] = ()
-
-
-@dataclass
-class _Draft:
-    now_ns: int
-    records: dict[Key, Record]
-    by_entry: dict[bytes, Key]
-    former: dict[Key, tuple[Former, ...]]
-    touched: set[Key] = field(default_factory=set)
-    stirred: set[bytes] = field(default_factory=set)
-    released: list[tuple[Key, Domain, Former]] = field(default_factory=list)
-
-    def vacate(self, key: Key) -> None:
-        record = self.records.pop(key)
-        del self.by_entry[record.entry]
-        self.stirred.add(record.entry)
-        self.touched.add(key)
-        # Not before it began: the wall clock may have been set back.
-        until_ns = max(record.since_ns, self.now_ns)
-        former = Former(record.domain.name, record.since_ns, until_ns)
-        self.former[key] = (*self.former.get(key, ()), former)
-        self.released.append((key, record.domain, former))
-
-    def occupy(self, key: Key, domain: Domain, since_ns: int) -> None:
-        entry = self._free_entry(key, domain)
-        self.records[key] = Record(key, domain, entry, since_ns)
-        self.by_entry[entry] = key
-        self.stirred.add(entry)
-        self.touched.add(key)
-
-    def _free_entry(self, key: Key, domain: Domain) -> bytes:
-        plain = naming.encode(domain.name)
-        if plain not in self.by_entry:
-            return plain
-        short = naming.disambiguated(domain.name, key.uuid)
-        return short if short not in self.by_entry else naming.disambiguated(domain.name, key.uuid, full=True)
-
-
-def apply(index: Index, seen: Sequence[Observed | Listed], now_ns: int) -> Applied:
-    """The index after all of ``seen``, as one transaction: no reader sees a state in between.
-
-    Domains that lost or changed a name give up their entries before any entry is taken, so that a
-    name passing from one to another within one transaction never looks like a collision.
-    """
-    draft = _Draft(now_ns, dict(index.records), dict(index.by_entry), dict(index.former))
-    wanted: dict[Key, Domain | None] = {}
-    for one in seen:
-        wanted |= _listed(draft, wanted, one) if isinstance(one, Listed) else _observed(draft, wanted, one)
-
-    arriving: list[tuple[Key, Domain]] = []
-    for key, domain in wanted.items():
-        record = draft.records.get(key)
-        if record is not None and (domain is None or domain.name != record.domain.name):
-            draft.vacate(key)
-            record = None
-        if domain is None:
-            continue
-        if record is None:
-            arriving.append((key, domain))
-        elif record.domain != domain:
-            draft.records[key] = replace(record, domain=domain)
-            draft.touched.add(key)
-    for key, domain in sorted(arriving):
-        draft.occupy(key, domain, now_ns)
-    if any(isinstance(one, Listed) for one in seen):
-        _tidy(draft)
-
-    if not draft.touched:
-        return Applied(index)
-    after = Index(draft.records, draft.by_entry, draft.former)
-    return Applied(
-        after, _changes(index, after, draft.stirred), frozenset(draft.touched), tuple(draft.released)
-    )
-
-
-def _observed(draft: _Draft, wanted: Mapping[Key, Domain | None], one: Observed) -> dict[Key, Domain | None]:
-    if one.domain is None and _connection(draft, wanted, one.key) != one.connection:
-        # Gone from there, alive here: a domain that another connection answers for stays.
-        return {}
-    return {one.key: one.domain}
-
-
-def _listed(draft: _Draft, wanted: Mapping[Key, Domain | None], one: Listed) -> dict[Key, Domain | None]:
-    gone: dict[Key, Domain | None] = {
-        key: None for key in (*draft.records, *wanted) if _connection(draft, wanted, key) == one.connection
-    }
-    return gone | {Key(domain.uuid): domain for domain in one.domains}
-
-
-def _connection(draft: _Draft, wanted: Mapping[Key, Domain | None], key: Key) -> str | None:
-    """Where the domain lives, by what was seen earlier in the transaction, else by the index."""
-    record = draft.records.get(key)
-    domain = wanted.get(key, None if record is None else record.domain)
-    return None if domain is None else domain.connection
-
-
-def _tidy(draft: _Draft) -> None:
-    """With a listing: give back plain entries that have become free, forget who left long ago.
-
-    Only then, so that a plain entry does not pass to another domain behind the back of a reader
-    that still follows the first one by name.
-    """
-    for key, record in sorted(draft.records.items()):
-        plain = naming.encode(record.domain.name)
-        if record.entry != plain and plain not in draft.by_entry:
-            del draft.by_entry[record.entry]
-            draft.stirred.add(record.entry)
-            draft.occupy(key, record.domain, record.since_ns)
-    for key, formers in list(draft.former.items()):
-        if key not in draft.records and formers[-1].until_ns < draft.now_ns - DEPARTED_KEPT_NS:
-            del draft.former[key]
-            draft.touched.add(key)
-
-
-def _changes(before: Index, after: Index, stirred: Iterable[bytes]) -> tuple[Change, ...]:
-    pairs = ((entry, before.by_entry.get(entry), after.by_entry.get(entry)) for entry in sorted(stirred))
-    return tuple(Change(entry, was, now) for entry, was, now in pairs if was != now)
+def _holders(former: Mapping[Key, tuple[Former, ...]]) -> dict[str, tuple[tuple[Key, Former], ...]]:
+    found: dict[str, list[tuple[Key, Former]]] = {}
+    for key, formers in former.items():
+        for one in formers:
+            found.setdefault(one.name, []).append((key, one))
+    return {name: tuple(sorted(held, key=lambda h: h[1].until_ns)) for name, held in found.items()}

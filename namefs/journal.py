@@ -12,51 +12,120 @@ import logging
 import os
 import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from namefs import migration, shown
 from namefs.errors import ExitCode, NamefsError
 from namefs.index import Index
-from namefs.model import Disk, Domain, Former, Key, Mark, Named, Record
+from namefs.model import (
+    Asked,
+    Departed,
+    Disk,
+    Domain,
+    Former,
+    Key,
+    Mark,
+    Move,
+    Named,
+    Place,
+    Record,
+    Role,
+    Run,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Mapping
 
 log = logging.getLogger(__name__)
 
 _APPLICATION_ID = 0x6E616D65
 """``name``: what file(1) tells an SQLite database by."""
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 _SCHEMA = f"""
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_SCHEMA_VERSION};
 
--- The domains that libvirt has, as last seen. Written by each change, replaced by each full listing.
+-- The domains that libvirt has, as last seen, and for a time (gone_ns) those that it has no more.
+-- Written by each change, replaced by each full listing.
 CREATE TABLE domain (
     uuid TEXT NOT NULL,
     generation INTEGER NOT NULL,    -- 0 but during a local migration
-    entry BLOB NOT NULL UNIQUE,     -- the file name in the view's root directory
+    group_entry BLOB NOT NULL,      -- of the group that it is shown in, empty for none
+    entry BLOB NOT NULL,            -- the file name in its group's directory, or the root's
     since_ns INTEGER NOT NULL,      -- when it got its present libvirt name, since the epoch
+    shown_since_ns INTEGER NOT NULL,
+    gone_ns INTEGER,                -- since when libvirt has it no more
+    role TEXT NOT NULL,             -- model.Role: what it is to its guest
+    is_owner INTEGER NOT NULL,      -- 1: it has the guest's name
     facts TEXT NOT NULL,            -- model.Domain as JSON; \\udcXX stands for a byte that is not UTF-8
     PRIMARY KEY (uuid, generation)
 ) WITHOUT ROWID;
+CREATE UNIQUE INDEX domain_by_place ON domain (group_entry, entry) WHERE gone_ns IS NULL;
 
--- The libvirt names that domains had before, of domains that are gone too: they tell whose the logs
+-- The names that domains had before, of domains that are gone too: they tell whose the logs
 -- are that libvirt left under a name. Nobody but namefs knows them: lost, they cannot be rebuilt.
 CREATE TABLE former (
     uuid TEXT NOT NULL,
     generation INTEGER NOT NULL,
+    shown INTEGER NOT NULL,         -- 1: a name in the view, 0: a libvirt name
     name BLOB NOT NULL,
     since_ns INTEGER NOT NULL,
     until_ns INTEGER NOT NULL,
-    marks TEXT NOT NULL             -- [[dev, ino, size_bytes], ...] of the logs, at until_ns
+    marks TEXT NOT NULL,            -- [[dev, ino, size_bytes], ...] of the logs, at until_ns
+    connection TEXT NOT NULL        -- of a libvirt name: where it was the domain's
 );
 CREATE INDEX former_by_domain ON former (uuid, generation);
+
+-- The shown names that were asked for through namefs, until libvirt's own name has followed (name NULL
+-- from then on, so that an old snapshot's metadata does not bring it back).
+CREATE TABLE asked (
+    uuid TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    name BLOB,
+    asked_ns INTEGER NOT NULL,
+    follows INTEGER NOT NULL,
+    PRIMARY KEY (uuid, generation)
+) WITHOUT ROWID;
+
+-- Domains that are off while another connection's domain of the same UUID has the name.
+CREATE TABLE shadow (
+    uuid TEXT NOT NULL,
+    connection TEXT NOT NULL,
+    facts TEXT NOT NULL,
+    PRIMARY KEY (uuid, connection)
+) WITHOUT ROWID;
+
+-- Migrations from one connection to another.
+CREATE TABLE move (
+    uuid TEXT NOT NULL,
+    source TEXT NOT NULL,
+    target TEXT NOT NULL,
+    at_ns INTEGER NOT NULL
+);
+CREATE INDEX move_by_domain ON move (uuid);
 """
+
+
+_FROM_1 = """
+ALTER TABLE domain RENAME TO domain_1;
+ALTER TABLE former RENAME TO former_1;
+DROP INDEX former_by_domain;
+{schema}
+INSERT INTO domain
+    SELECT uuid, generation, X'', entry, since_ns, since_ns, NULL, 'inactive', 1, facts FROM domain_1;
+INSERT INTO former
+    SELECT uuid, generation, 0, name, since_ns, until_ns, marks, 'local' FROM former_1 ORDER BY rowid;
+INSERT INTO former
+    SELECT uuid, generation, 1, name, since_ns, until_ns, '[]', '' FROM former_1 ORDER BY rowid;
+DROP TABLE domain_1;
+DROP TABLE former_1;
+""".replace("{schema}", _SCHEMA)
+"""From the schema of namefs 0.1, where the shown name was libvirt's."""
 
 
 class Unusable(Exception):
@@ -73,6 +142,9 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._path = path
         self._database = self._open()
+        # SQLite keeps a descriptor of the first checkpoint's for good, since closing it would drop this
+        # process's locks (fcntl(2)): now, not after a minute.
+        self.checkpoint()
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -99,12 +171,20 @@ class Journal:
         except sqlite3.Error as error:
             raise _failed(self._path, error) from error
 
-    def save(self, index: Index, touched: Collection[Key]) -> None:
-        """Save what the index says of these keys, in one transaction. Raises NamefsError."""
+    def save(self, index: Index, touched: Collection[Key], durably: bool = False) -> None:
+        """Save what the index says of these keys, in one transaction. Raises NamefsError.
+
+        ``durably``: on the disk when this returns, so that a power cut does not take it back.
+        """
         try:
-            with self._database as transaction:
-                for key in touched:
-                    _write(transaction, index, key)
+            if durably:
+                self._database.execute("PRAGMA synchronous = FULL")
+            try:
+                with self._database as transaction:
+                    _write(transaction, index, touched)
+            finally:
+                if durably:
+                    self._database.execute("PRAGMA synchronous = NORMAL")
         except sqlite3.Error as error:
             raise _failed(self._path, error) from error
 
@@ -168,9 +248,10 @@ def _connect(path: str) -> sqlite3.Connection:
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 0")
         if not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            with _exclusive(database):
-                for statement in _SCHEMA.split(";\n"):
-                    database.execute(statement)
+            _execute(database, _SCHEMA)
+        if _version(database) == 1:
+            log.info("%s is of namefs 0.1: brought up to date", path)
+            _execute(database, _FROM_1)
         _check(database)
         _read(database)
     except BaseException:
@@ -179,18 +260,22 @@ def _connect(path: str) -> sqlite3.Connection:
     return database
 
 
-@contextmanager
-def _exclusive(database: sqlite3.Connection) -> Iterator[None]:
+def _execute(database: sqlite3.Connection, script: str) -> None:
     # executescript() would commit after each statement, and a kill leave half a schema.
     database.execute("BEGIN EXCLUSIVE")
     with database:
-        yield
+        for statement in script.split(";\n"):
+            database.execute(statement)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    if database.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        raise Unusable("it is no index of namefs's")
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _check(database: sqlite3.Connection) -> None:
-    if database.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
-        raise Unusable("it is no index of namefs's")
-    version = database.execute("PRAGMA user_version").fetchone()[0]
+    version = _version(database)
     if version != _SCHEMA_VERSION:
         raise Unusable(f"its schema is {version}, this namefs's is {_SCHEMA_VERSION}")
     damage = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -209,47 +294,149 @@ def _put_aside(path: str) -> str:
     return aside
 
 
-def _write(database: sqlite3.Connection, index: Index, key: Key) -> None:
+def _write(database: sqlite3.Connection, index: Index, touched: Collection[Key]) -> None:
+    for key in touched:
+        # All of them first: an entry passes from one domain to another within a transaction.
+        for table in ("domain", "former", "asked"):
+            database.execute(
+                f"DELETE FROM {table} WHERE uuid = ? AND generation = ?",
+                (str(key.uuid), key.generation),
+            )
+        if key == key.guest:
+            for table in ("shadow", "move"):
+                database.execute(f"DELETE FROM {table} WHERE uuid = ?", (str(key.uuid),))
+    for key in touched:
+        _write_one(database, index, key)
+
+
+def _write_one(database: sqlite3.Connection, index: Index, key: Key) -> None:
     identity = (str(key.uuid), key.generation)
-    database.execute("DELETE FROM domain WHERE uuid = ? AND generation = ?", identity)
-    database.execute("DELETE FROM former WHERE uuid = ? AND generation = ?", identity)
-    record = index.records.get(key)
+    record, gone_ns = index.records.get(key), None
+    if record is None and (departed := index.departed.get(key)) is not None:
+        record, gone_ns = departed.record, departed.gone_ns
     if record is not None:
-        # An entry passes from one domain to another within a transaction, in either order.
-        database.execute("DELETE FROM domain WHERE entry = ?", (record.entry,))
+        since = (record.since_ns, record.shown_since_ns, gone_ns)
+        role = (record.role.value, record.is_owner)
         database.execute(
-            "INSERT INTO domain VALUES (?, ?, ?, ?, ?)",
-            (*identity, record.entry, record.since_ns, _facts(record.domain)),
+            "INSERT INTO domain VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (*identity, *record.place, *since, *role, _facts(record.domain)),
         )
+    if key == key.guest:
+        _write_guest(database, index, key)
+
+
+def _write_guest(database: sqlite3.Connection, index: Index, key: Key) -> None:
+    identity = (str(key.uuid), key.generation)
+    for of_shown, formers in enumerate((index.former, index.was_shown)):
+        database.executemany(
+            "INSERT INTO former VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *identity,
+                    of_shown,
+                    _blob(f.name),
+                    f.since_ns,
+                    f.until_ns,
+                    json.dumps(f.marks),
+                    f.connection,
+                )
+                for f in formers.get(key, ())
+            ],
+        )
+    asked = index.asked.get(key)
+    if asked is not None:
+        name = None if asked.name is None else _blob(asked.name)
+        database.execute(
+            "INSERT INTO asked VALUES (?, ?, ?, ?, ?)", (*identity, name, asked.asked_ns, asked.follows)
+        )
+
     database.executemany(
-        "INSERT INTO former VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (*identity, _blob(f.name), f.since_ns, f.until_ns, json.dumps(f.marks))
-            for f in index.former.get(key, ())
-        ],
+        "INSERT INTO shadow VALUES (?, ?, ?)",
+        [(str(u), connection, _facts(d)) for (u, connection), d in index.shadows.items() if u == key.uuid],
+    )
+    moves = index.moves.get(key, ())
+    database.executemany(
+        "INSERT INTO move VALUES (?, ?, ?, ?)", [(str(key.uuid), m.source, m.target, m.at_ns) for m in moves]
     )
 
 
+def _of(former: Former) -> tuple[int, int, str, str]:
+    return former.since_ns, former.until_ns, json.dumps(former.marks), former.connection
+
+
 def _read(database: sqlite3.Connection) -> Index:
-    records: dict[Key, Record] = {}
-    former: dict[Key, tuple[Former, ...]] = {}
     try:
-        for uuid, generation, entry, since_ns, facts in database.execute("SELECT * FROM domain"):
-            key = Key(UUID(uuid), generation)
-            records[key] = Record(key, _domain(json.loads(facts)), entry, since_ns)
-        for uuid, generation, name, since_ns, until_ns, marks in database.execute(
-            "SELECT * FROM former ORDER BY rowid"
-        ):
-            key = Key(UUID(uuid), generation)
-            held = Former(_text(name), since_ns, until_ns, tuple(Mark(*m) for m in json.loads(marks)))
-            former[key] = (*former.get(key, ()), held)
+        asked = _read_asked(database)
+        records, departed = _read_domains(database, asked)
+        former, was_shown = (_read_former(database, of_shown) for of_shown in (0, 1))
+        shadows, moves = _read_shadows(database), _read_moves(database)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Unusable(f"it holds what namefs did not write: {error}") from error
-    by_entry = {record.entry: key for key, record in records.items()}
-    if len(by_entry) != len(records) or not all(isinstance(entry, bytes) for entry in by_entry):
+    by_place = {record.place: key for key, record in records.items()}
+    places = {*by_place, *(one.record.place for one in departed.values())}
+    if len(by_place) != len(records) or not all(
+        isinstance(part, bytes) for place in places for part in place
+    ):
         # SQLite's check does not look at types.
         raise Unusable("it holds what namefs did not write: domains without an entry of their own")
-    return Index(records, by_entry, former)
+    return Index(records, by_place, former, was_shown, asked, departed, shadows, moves)
+
+
+def _read_asked(database: sqlite3.Connection) -> dict[Key, Asked]:
+    return {
+        Key(UUID(uuid), generation): Asked(None if name is None else _text(name), asked_ns, bool(follows))
+        for uuid, generation, name, asked_ns, follows in database.execute("SELECT * FROM asked")
+    }
+
+
+def _read_domains(
+    database: sqlite3.Connection, asked: Mapping[Key, Asked]
+) -> tuple[dict[Key, Record], dict[Key, Departed]]:
+    records: dict[Key, Record] = {}
+    departed: dict[Key, Departed] = {}
+    for uuid, generation, group, entry, *since, gone_ns, role, is_owner, facts in database.execute(
+        "SELECT * FROM domain"
+    ):
+        key, domain = Key(UUID(uuid), generation), _domain(json.loads(facts))
+        name, source = shown.name_of(domain, asked.get(key.guest))
+        name += migration.suffix(Role(role), bool(is_owner))
+        place = Place(group, entry)
+        since_ns, shown_since_ns = since
+        record = Record(
+            key, domain, name, source, place, since_ns, shown_since_ns, Role(role), bool(is_owner)
+        )
+        if gone_ns is None:
+            records[key] = record
+        else:
+            departed[key] = Departed(record, gone_ns)
+    return records, departed
+
+
+def _read_former(database: sqlite3.Connection, of_shown: int) -> dict[Key, tuple[Former, ...]]:
+    former: dict[Key, tuple[Former, ...]] = {}
+    for uuid, generation, _, name, since_ns, until_ns, marks, connection in database.execute(
+        "SELECT * FROM former WHERE shown = ? ORDER BY rowid", (of_shown,)
+    ):
+        key = Key(UUID(uuid), generation)
+        seen = tuple(Mark(*m) for m in json.loads(marks))
+        held = Former(_text(name), since_ns, until_ns, seen, connection)
+        former[key] = (*former.get(key, ()), held)
+    return former
+
+
+def _read_shadows(database: sqlite3.Connection) -> dict[tuple[UUID, str], Domain]:
+    return {
+        (UUID(uuid), connection): _domain(json.loads(facts))
+        for uuid, connection, facts in database.execute("SELECT * FROM shadow")
+    }
+
+
+def _read_moves(database: sqlite3.Connection) -> dict[Key, tuple[Move, ...]]:
+    moves: dict[Key, tuple[Move, ...]] = {}
+    for uuid, source, target, at_ns in database.execute("SELECT * FROM move ORDER BY rowid"):
+        key = Key(UUID(uuid))
+        moves[key] = (*moves.get(key, ()), Move(source, target, at_ns))
+    return moves
 
 
 def _facts(domain: Domain) -> str:
@@ -270,6 +457,9 @@ def _domain(facts: dict[str, Any]) -> Domain:
             "logs": tuple(Named(**n) for n in facts["logs"]),
             "sockets": tuple(Named(**n) for n in facts["sockets"]),
             "filesystems": tuple(facts["filesystems"]),
+            "names": tuple((source, name) for source, name in facts.get("names", ())),
+            "run": None if facts.get("run") is None else Run(*facts["run"]),
+            "asked": None if facts.get("asked") is None else Asked(**facts["asked"]),
         }
     )
 

@@ -9,8 +9,7 @@ command line that libvirt writes at each start: ``-uuid`` names the domain
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,8 +19,13 @@ if TYPE_CHECKING:
     from namefs.model import Former, Key, Mark
 
 _STARTING = b": starting up libvirt version: "
-_START = re.compile(rb"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+0000" + re.escape(_STARTING), re.MULTILINE)
+_START = re.compile(rb"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+)\+0000" + re.escape(_STARTING), re.MULTILINE)
+_BEGUN = rb"0000-00-00 00:00:00.000+0000" + _STARTING
+_DIGIT = re.compile(rb"\d")
 _UUID = re.compile(rb"^-uuid ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?: \\)?$", re.MULTILINE)
+
+_DATED = re.compile(rb"-(\d{8})(?:-(\d+))?")
+_NUMBERED = re.compile(rb"\.(\d+)")
 
 Extent = tuple[int, int | None]
 """Start and end of a run of bytes; an end of None is the end of the file, wherever that will be."""
@@ -33,6 +37,8 @@ class Start:
 
     offset: int
     uuid: UUID | None
+    time: bytes = field(default=b"", compare=False)
+    """In UTC, as it stands there."""
 
 
 def starts(data: bytes, base: int = 0) -> list[Start]:
@@ -40,12 +46,36 @@ def starts(data: bytes, base: int = 0) -> list[Start]:
     if _STARTING not in data:
         # Hundreds of times as fast as the expression, which tries each line.
         return []
-    found = [match.start() for match in _START.finditer(data)]
+    found = list(_START.finditer(data))
     result = []
-    for offset, end in pairwise([*found, len(data)]):
-        named = _UUID.search(data, offset, end)
-        result.append(Start(base + offset, UUID(named[1].decode()) if named else None))
+    for match, end in zip(found, [*(m.start() for m in found), len(data)][1:], strict=False):
+        named = _UUID.search(data, match.start(), end)
+        uuid = UUID(named[1].decode()) if named else None
+        result.append(Start(base + match.start(), uuid, match[1]))
     return result
+
+
+def settled(end: bytes) -> int:
+    """How many of the last bytes of a log are sure to belong to who wrote before them.
+
+    The last line, while it is written, may become another domain's start.
+    """
+    line = end[end.rfind(b"\n") + 1 :]
+    could_be = len(line) < len(_BEGUN) and _BEGUN.startswith(_DIGIT.sub(b"0", line))
+    return len(end) - len(line) if could_be else len(end)
+
+
+LINE_BYTES = len(_BEGUN)
+"""The length of a start's line up to where it is known for one."""
+
+
+def age(rotation: bytes) -> tuple[int, int, int]:
+    """Sorts the pieces of a log, the oldest first, by what follows the log's own name in theirs."""
+    dated = _DATED.match(rotation)
+    if dated is not None:
+        return 0, int(dated[1]), int(dated[2] or 0)
+    numbered = _NUMBERED.match(rotation)
+    return (1, -int(numbered[1]), 0) if numbered is not None else (2, 0, 0)
 
 
 def owned(found: Sequence[Start], uuid: UUID, head: UUID | None) -> tuple[Extent, ...]:

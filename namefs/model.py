@@ -7,17 +7,47 @@ surrogates (PEP 383): libvirt lets a rename give a domain such a name.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from uuid import UUID
+from enum import Enum
+from typing import NamedTuple
+from uuid import UUID
 
 
 class Key(NamedTuple):
-    """What identifies a domain. The generation is 0 but during a local migration."""
+    """What identifies a domain in the view: the guest, and which of its processes.
+
+    While a guest is migrated from one libvirt of this host to another, it has two of them; the
+    generation tells them apart, and goes to and fro with each migration. What belongs to the guest
+    as a whole (its former names, what was asked for) is kept by the key of generation 0.
+    """
 
     uuid: UUID
     generation: int = 0
+
+    @property
+    def guest(self) -> Key:
+        """The key that what belongs to the guest as a whole is kept by."""
+        return Key(self.uuid)
+
+
+class Role(Enum):
+    """What a domain of one libvirt is to its guest."""
+
+    ACTIVE = "active"
+    INCOMING = "incoming"
+    OUTGOING = "outgoing"
+    INACTIVE = "inactive"
+
+
+class Run(NamedTuple):
+    """What libvirt's status file says of a running domain: libvirt's own words.
+
+    ``job`` is the asynchronous job's name (``migration in``), ``none`` if there is none, ``phase`` its phase.
+    """
+
+    state: str
+    reason: str
+    job: str = "none"
+    phase: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +73,29 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A shown name that was asked for through namefs, and when (nanoseconds since the epoch).
+
+    ``name`` None: what was asked before no longer counts. ``follows``: libvirt's own name is to become
+    the same as soon as libvirt allows it; not where libvirt's name is another system's business (Nova).
+    """
+
+    name: str | None
+    asked_ns: int
+    follows: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """What is known of a domain: the facts that its artefacts' places follow from.
 
     ``connection`` is the label of the libvirt connection that it lives on. ``state`` is one of
     virsh's words: running, idle, paused, in shutdown, shut off, crashed, pmsuspended, no state.
+
+    ``names`` are the names that the connection's sources gave, (source, name), the first one that counts
+    first; the source ``namefs`` has an empty one, which ``asked`` or the index fills. None: libvirt's.
+    ``group`` is the name of the group that it is shown in; None: in no group. ``asked`` is what its own
+    metadata says was asked for.
     """
 
     uuid: UUID
@@ -62,15 +110,45 @@ class Domain:
     nvram: str | None = None
     filesystems: tuple[str, ...] = ()
     """Aliases of the virtiofs filesystems (``fs0``), as virtiofsd's log files are called by them."""
+    names: tuple[tuple[str, str], ...] = ()
+    group: str | None = None
+    asked: Asked | None = None
+    run: Run | None = None
+    """None while it is off, and where libvirt's files are not on this host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was just read of one domain; ``domain`` is None when libvirt knows no such one."""
+    """What was just read of one domain; ``domain`` is None when libvirt knows no such one.
+
+    ``key`` is the guest's: which generation the domain is, the index decides.
+    """
 
     key: Key
     connection: str
     domain: Domain | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wished:
+    """A shown name that was just asked for, of a domain that is there."""
+
+    key: Key
+    asked: Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    """Something that decides a guest's roles may have changed: they are looked at again."""
+
+    uuid: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A domain that is gone, and of which nothing is to be kept any more."""
+
+    key: Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +157,10 @@ class Listed:
 
     connection: str
     domains: tuple[Domain, ...]
+
+
+Seen = Observed | Listed | Wished | Sighted | Expired
+"""What the index learns from."""
 
 
 class Mark(NamedTuple):
@@ -91,28 +173,89 @@ class Mark(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """A libvirt name that a domain had, and when (nanoseconds since the epoch)."""
+    """A libvirt or shown name that a domain had, and when (nanoseconds since the epoch)."""
 
     name: str
     since_ns: int
     until_ns: int
     marks: tuple[Mark, ...] = ()
+    connection: str = ""
+    """Of a libvirt name: where it was the domain's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A guest went from one libvirt to another, and when (nanoseconds since the epoch)."""
+
+    source: str
+    target: str
+    at_ns: int
+
+
+class Place(NamedTuple):
+    """Where the view shows a domain: its group's entry in the root directory (b"": none), and its own."""
+
+    group: bytes
+    entry: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A domain in the index: its facts, its entry in the view, and since when it has its name."""
+    """A domain in the index: its facts, its shown name, and where that puts it.
+
+    ``role`` is what it is to its guest; the one that ``is_owner`` has the guest's name, others have it
+    with a suffix. ``source`` is the name source that ``name`` comes from. ``since_ns`` is when it got
+    its libvirt name, ``shown_since_ns`` when it got its shown one (nanoseconds since the epoch).
+    """
 
     key: Key
     domain: Domain
-    entry: bytes
+    name: str
+    source: str
+    place: Place
     since_ns: int
+    shown_since_ns: int
+    role: Role = Role.INACTIVE
+    is_owner: bool = True
+
+    @property
+    def identity(self) -> Key:
+        """What the files in its directory are known by: those of the guest's own outlive its processes."""
+        return Key(self.key.uuid, OWNER) if self.is_owner else self.key
+
+    @property
+    def entry(self) -> bytes:
+        """Its directory's entry."""
+        return self.place.entry
+
+    @property
+    def group(self) -> str | None:
+        """The name of the group that it is shown in."""
+        return self.domain.group
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """A domain that libvirt has no more, as it was last, and since when (nanoseconds since the epoch)."""
+
+    record: Record
+    gone_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An entry of the root directory whose answer changed; ``before``/``after`` None: no such entry."""
+    """An entry whose answer changed; ``before``/``after`` None: no such entry.
 
-    entry: bytes
+    The entry of a group in the root directory stands for the group: its key is `GROUP`.
+    """
+
+    place: Place
     before: Key | None
     after: Key | None
+
+
+OWNER = -1
+"""The generation of whichever domain has the guest's name."""
+
+GROUP = Key(UUID(int=0))
+"""What a group's entry leads to."""

@@ -37,4 +37,16 @@ def places_of(config: Config) -> Callable[[str], Directories | None]:
             overrides = {key.replace("-", "_"): path for key, path in connection.directories.items()}
             places = replace(places, **overrides)
         found[connection.label] = places
-    return found.get
+    return _with_one_log(config, found).get
+
+
+def _with_one_log(config: Config, found: dict[str, Directories | None]) -> dict[str, Directories | None]:
+    """Have all connections' guests keep their logs in one place: a guest may go from one to another."""
+    first = next((places for places in found.values() if places is not None), None)
+    own = {one.label for one in config.connections if "store-log" in one.directories}
+    return {
+        label: places
+        if places is None or first is None or label in own
+        else replace(places, store_log=first.store_log)
+        for label, places in found.items()
+    }

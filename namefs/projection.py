@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from namefs.applying import apply
 from namefs.errors import NamefsError
-from namefs.index import Index, apply
+from namefs.statuses import concerned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
-    from namefs.model import Change, Key, Listed, Mark, Observed, Record
+    from namefs.index import Index
+    from namefs.model import Change, Domain, Key, Mark, Seen
+    from namefs.statuses import Statuses
     from namefs.view import View
 
 log = logging.getLogger(__name__)
@@ -27,12 +30,15 @@ log = logging.getLogger(__name__)
 
 _MARKED_AFTER_S = 0.02
 
+_FORGOTTEN_WITHIN_S = 2.0
+"""The kernel takes a notification when no look-up is under way in the directory: 1.8 s were seen."""
+
 
 class Journal(Protocol):
     """Where the index is saved."""
 
-    def save(self, index: Index, touched: Collection[Key]) -> None:
-        """Save what the index says of these keys; blocks."""
+    def save(self, index: Index, touched: Collection[Key], durably: bool = False) -> None:
+        """Save what the index says of these keys; blocks. ``durably``: not even a power cut takes it back."""
 
 
 class Projection:
@@ -42,34 +48,50 @@ class Projection:
         self,
         view: View,
         journal: Journal,
-        measure: Callable[[Record], tuple[Mark, ...]],
+        measure: Callable[[Domain], tuple[Mark, ...]],
         announce: Callable[[Sequence[Change]], None],
+        statuses: Statuses,
+        forgotten: Callable[[], Awaitable[None]],
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._view = view
         self._journal = journal
         self._measure = measure
         self._announce = announce
+        self._statuses = statuses
+        self._forgotten = forgotten
         self._now_ns = now_ns
         self._writing = trio.Lock()
-        self._unmarked: dict[tuple[Key, int], Record] = {}
+        self._unmarked: dict[tuple[Key, int], Domain] = {}
         self._lost = trio.Event()
 
-    async def apply(self, *seen: Observed | Listed) -> None:
+    async def apply(self, *seen: Seen) -> None:
         """Make the view show what was seen. Raises NamefsError if it can't be saved: then it is not shown."""
         async with self._writing:
-            before, now_ns = self._view.index, self._now_ns()
-            applied = apply(before, seen, now_ns)
+            before = self._view.index
+            # Read here, where nothing else is applied meanwhile: what was read earlier may be older than
+            # what is known already, and would turn a swap back.
+            due = concerned(before, seen)
+            runs = await trio.to_thread.run_sync(self._statuses.read, due) if due else {}
+            now_ns = self._now_ns()
+            applied = apply(before, seen, now_ns, runs)
             if not applied.touched:
                 return
-            await trio.to_thread.run_sync(self._journal.save, applied.index, applied.touched)
+            if any(
+                change.before != change.after and change.before and change.after for change in applied.changes
+            ):
+                # An entry goes over to another domain. The kernel was told to forget it when the guest
+                # began to be two, and keeps none of these since.
+                with trio.move_on_after(_FORGOTTEN_WITHIN_S):
+                    await self._forgotten()
+            await trio.to_thread.run_sync(self._journal.save, applied.index, applied.touched, applied.asked)
             self._view.publish(applied.index, now_ns)
             self._announce(applied.changes)
             for change in applied.changes:
-                log.debug("%r: %s -> %s", change.entry, change.before, change.after)
+                log.debug("%r: %s -> %s", change.place, change.before, change.after)
         if applied.released:
             self._unmarked.update(
-                {(key, former.until_ns): before.records[key] for key, _domain, former in applied.released}
+                {(key, former.until_ns): domain for key, domain, former in applied.released}
             )
             self._lost.set()
 
@@ -92,7 +114,11 @@ class Projection:
                 else:
                     self._view.publish(index, self._view.changed_ns)
 
-    def _marked(self, index: Index, due: dict[tuple[Key, int], Record]) -> Index:
-        marked = index.marked({lost: self._measure(record) for lost, record in due.items()})
+    def _marked(self, index: Index, due: dict[tuple[Key, int], Domain]) -> Index:
+        marked = index.marked({lost: self._measure(domain) for lost, domain in due.items()})
         self._journal.save(marked, {key for key, _until_ns in due})
         return marked
+
+
+def _goes_over(change: Change) -> bool:
+    return None not in (change.before, change.after) and change.before != change.after

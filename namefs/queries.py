@@ -13,6 +13,8 @@ from namefs.errors import ExitCode, NamefsError
 from namefs.naming import display
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from namefs.config import Config
 
 # Answers are what JSON makes of what `namefs.answers` says; their form is described there.
@@ -26,12 +28,13 @@ def list_guests(config: Config, pattern: str | None, as_json: bool) -> int:
         return _print_json(answer)
     rows = [
         (
-            display(guest["name"]),
+            _shown(guest),
             guest["state"],
             guest["uuid"],
-            display(guest["libvirt_name"]) if guest["libvirt_name"] != guest["name"] else "",
+            _other(guest["libvirt_name"], guest["name"]),
             table.safe(guest["connection"]),
             " ".join(display(name) for name in guest["former"]),
+            guest["migration"] or ("libvirt's name" if guest["pending"] else ""),
         )
         for guest in answer["guests"]
     ]
@@ -39,40 +42,111 @@ def list_guests(config: Config, pattern: str | None, as_json: bool) -> int:
         if not rows:
             print("no guests" if pattern is None else "no guest's name matches", file=sys.stderr)
         if len({row[4] for row in rows}) == 1:
-            rows = [(*row[:4], "", row[5]) for row in rows]
-    return _print(table.rendered(("NAME", "STATE", "UUID", "LIBVIRT NAME", "CONNECTION", "FORMERLY"), rows))
+            rows = [(*row[:4], "", *row[5:]) for row in rows]
+    header = ("NAME", "STATE", "UUID", "LIBVIRT NAME", "CONNECTION", "FORMERLY", "PENDING")
+    return _print(table.rendered(header, rows))
 
 
-def which(config: Config, what: str, as_json: bool) -> int:
-    """``namefs which``."""
-    if "/" in what:
-        answer = _matching(config, _absolute(what))
-    else:
-        try:
-            answer = _matching(config, what)
-        except NamefsError as error:
-            if error.exit_code is not ExitCode.NOT_FOUND or not os.path.lexists(what):
-                raise
-            answer = _matching(config, _absolute(what))
+def processes(config: Config, as_json: bool) -> int:
+    """``namefs ps``."""
+    answer = _ask_or_read(config, {"op": "ps"})
     if as_json:
         return _print_json(answer)
-    matches = [
-        (display(match["name"]), match["uuid"], *(table.safe(match[key] or "") for key in ("view", "path")))
-        for match in answer["matches"]
+    rows = [
+        (
+            str(guest["pid"]),
+            _clock(guest["cpu_s"]),
+            f"{guest['rss_bytes'] / (1 << 20):.0f}M",
+            _clock(guest["elapsed_s"]),
+            _shown(guest),
+            _other(guest["libvirt_name"], guest["name"]),
+        )
+        for guest in answer["guests"]
     ]
+    return _print(table.rendered(("PID", "TIME", "RSS", "ELAPSED", "NAME", "LIBVIRT NAME"), rows))
+
+
+def _shown(guest: _Answer) -> str:
+    name = display(guest["name"])
+    return name if guest["group"] is None else f"{display(guest['group'])}/{name}"
+
+
+def _other(name: str | None, than: str) -> str:
+    return "" if name is None or name == than else display(name)
+
+
+def _clock(seconds: float) -> str:
+    """As ps(1) has it: [DD-]HH:MM:SS."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}-" * bool(days) + f"{hour:02}:{minute:02}:{second:02}"
+
+
+def which(config: Config, what: str | None, pid: int | None, as_json: bool) -> int:
+    """``namefs which``."""
+    if pid is not None:
+        answer = _ask_or_read(config, {"op": "which", "pid": pid})
+    else:
+        answer = _by_word(config, what or "")
+    if as_json:
+        return _print_json(answer)
+    matches = answer["matches"]
     if not table.on_terminal():
-        return _print(table.rendered(("NAME", "UUID", "VIEW", "PATH"), matches))
-    lines = []
-    for name, uuid, view, path in matches:
-        lines.append(f"{table.bold(name)}  {uuid}")
-        lines += [f"  in the view  {view}"] * bool(view)
-        lines += [f"  on disk      {path}"] * bool(path)
-    return _print("".join(f"{line}\n" for line in lines))
+        rows = [
+            (
+                _shown(match),
+                match["uuid"],
+                *(table.safe(match[key] or "") for key in ("view", "path")),
+                _other(match["libvirt_name"], match["name"]),
+                _other(match["title"], match["name"]),
+                " ".join(display(name) for name in match["former"]),
+            )
+            for match in matches
+        ]
+        header = ("NAME", "UUID", "VIEW", "PATH", "LIBVIRT NAME", "TITLE", "FORMERLY")
+        return _print(table.rendered(header, rows))
+    return _print("".join(f"{line}\n" for match in matches for line in _described(match)))
 
 
-def rename(config: Config, old: str, new: str, as_json: bool) -> int:
-    """``namefs rename``."""
-    answer = ask(config.control_socket, {"op": "rename", "old": old, "new": new})
+def _by_word(config: Config, what: str) -> _Answer:
+    is_path = what.startswith(("/", "./", "../")) or ("/" in what and os.path.lexists(what))
+    if not is_path:
+        try:
+            return _matching(config, what)
+        except NamefsError as error:
+            is_path = "/" in what or os.path.lexists(what)
+            if error.exit_code is not ExitCode.NOT_FOUND or not is_path:
+                raise
+    return _matching(config, _absolute(what))
+
+
+def _described(match: _Answer) -> Iterator[str]:
+    yield f"{table.bold(_shown(match))}  {match['uuid']}"
+    more = (
+        ("in the view", table.safe(match["view"] or "")),
+        ("on disk", table.safe(match["path"] or "")),
+        ("for libvirt", _other(match["libvirt_name"], match["name"])),
+        ("title", _other(match["title"], match["name"])),
+        ("formerly", ", ".join(display(name) for name in match["former"])),
+    )
+    yield from (f"  {what:<11}  {text}" for what, text in more if text)
+
+
+def rename(config: Config, old: str, new: str, swap: bool, as_json: bool) -> int:
+    """``namefs rename OLD NEW`` and ``namefs rename --swap A B``."""
+    answer = ask(config.control_socket, {"op": "rename", "old": old, "new": new, "swap": swap})
+    if as_json:
+        return _print_json(answer)
+    if answer["libvirt_name"] != answer["name"] and table.on_terminal():
+        names = display(answer["name"]), display(answer["libvirt_name"])
+        print("{} is shown at once; libvirt calls it {} until it can be renamed there".format(*names))
+    return ExitCode.OK
+
+
+def cancel_rename(config: Config, name: str, as_json: bool) -> int:
+    """``namefs rename --cancel NAME``."""
+    answer = ask(config.control_socket, {"op": "rename", "old": name, "cancel": True})
     return _print_json(answer) if as_json else ExitCode.OK
 
 
@@ -81,13 +155,22 @@ def history(config: Config, what: str, as_json: bool) -> int:
     answer = _ask_or_read(config, {"op": "history", "what": what})
     if as_json:
         return _print_json(answer)
+    now = "now" if table.on_terminal() else ""
+    kinds = {held["kind"] for held in answer["names"]} | {"migrated" for _move in answer["moves"]}
     rows = [
-        (display(held["name"]), _time(held["since"]), _time(held["until"]) if held["until"] else "")
+        (
+            display(held["name"]),
+            _time(held["since"]),
+            _time(held["until"]) if held["until"] else now,
+            held["kind"] if len(kinds) > 1 else "",
+        )
         for held in answer["names"]
     ]
-    if table.on_terminal():
-        rows = [(name, since, until or "now") for name, since, until in rows]
-    return _print(table.rendered(("NAME", "SINCE", "UNTIL"), rows))
+    rows += [
+        (table.safe(f"{move['source']} -> {move['target']}"), _time(move["at"]), "", "migrated")
+        for move in answer["moves"]
+    ]
+    return _print(table.rendered(("NAME", "SINCE", "UNTIL", "KIND"), rows))
 
 
 def status(config: Config, as_json: bool) -> int:
@@ -104,19 +187,31 @@ def status(config: Config, as_json: bool) -> int:
         return error.exit_code
     if as_json:
         return _print_json({"reachable": True, **answer})
-    hook = answer["hook"]
-    called = f"last called {_time(hook['last_call'])}" if hook["last_call"] else "not called yet"
     rows = [
         ("view", table.safe(answer["mountpoint"])),
         ("daemon", f"namefs {answer['version']}, process {answer['pid']}, since {_time(answer['since'])}"),
-        ("guests", str(answer["guests"])),
+        ("guests", f"{answer['guests']}" + f", and {answer['deleted']} deleted" * bool(answer["deleted"])),
         *(("libvirt", _connection(connection)) for connection in answer["connections"]),
-        ("hook", called if hook["installed"] else f"not installed, {called}"),
-        ("spool", table.safe(hook["spool"])),
+        *(("hook", _hook(connection, answer["connections"])) for connection in answer["connections"]),
+        *(("spool", table.safe(connection["hook"]["spool"])) for connection in answer["connections"]),
         ("index", table.safe(answer["journal"])),
+        *(("pending", _pending(one)) for one in answer["pending"]),
+        *(("moving", f"{display(one['name'])}: {one['phase']}") for one in answer["migrations"]),
         *(("warning", table.safe(warning)) for warning in answer["warnings"]),
     ]
     return _print("".join(f"{line}\n" for line in table.aligned(rows)))
+
+
+def _hook(connection: _Answer, connections: list[_Answer]) -> str:
+    hook = connection["hook"]
+    called = f"last called {_time(hook['last_call'])}" if hook["last_call"] else "not called yet"
+    label = f"{table.safe(connection['label'])}, " * (len(connections) > 1)
+    return label + (called if hook["installed"] else f"not installed, {called}")
+
+
+def _pending(one: _Answer) -> str:
+    names = f"{display(one['name'])}, for libvirt still {display(one['libvirt_name'])}"
+    return f"{names}: {table.safe(one['why'])}"
 
 
 def _connection(connection: _Answer) -> str:

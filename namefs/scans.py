@@ -24,6 +24,7 @@ _HEAD_BYTES = 64
 @dataclass(slots=True)
 class _Scan:
     size: int = 0
+    mtime_ns: int = 0
     head: bytes = b""
     starts: tuple[logs.Start, ...] = ()
     scanning: threading.Lock = field(default_factory=threading.Lock)
@@ -39,7 +40,9 @@ class Scans:
     def known(self, info: os.stat_result) -> tuple[logs.Start, ...] | None:
         """The starts of a file that has been searched to its end; None if it is to be opened for that."""
         scan = self._scans.get((info.st_dev, info.st_ino))
-        return scan.starts if scan is not None and scan.size == info.st_size else None
+        # The time too: a new file may have the inode of one that went, and its size.
+        is_same = scan is not None and (scan.size, scan.mtime_ns) == (info.st_size, info.st_mtime_ns)
+        return scan.starts if scan is not None and is_same else None
 
     def starts(self, fd: int, info: os.stat_result) -> tuple[logs.Start, ...]:
         """The starts in an open log. Only what was appended since the last time is read."""
@@ -49,14 +52,14 @@ class Scans:
             scan = self._scans.setdefault((info.st_dev, info.st_ino), _Scan())
         # A lock for each file: others need not wait for a long one.
         with scan.scanning:
-            if scan.size != info.st_size:
+            if (scan.size, scan.mtime_ns) != (info.st_size, info.st_mtime_ns):
                 head = os.pread(fd, _HEAD_BYTES, 0)
                 if scan.size > info.st_size or not head.startswith(scan.head) or not _still_there(fd, scan):
                     # Cut short, and maybe written anew beyond where it was.
                     scan.size, scan.starts = 0, ()
                 scan.head = head
                 scan.starts = _searched(fd, scan.starts, scan.size, info.st_size)
-                scan.size = info.st_size
+                scan.size, scan.mtime_ns = info.st_size, info.st_mtime_ns
             return scan.starts
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tests.lab.host import Host
     from tests.lab.mounted import Mounted
+    from tests.lab.two_hosts import TwoHosts
 
 
 def _need(missing: list[str]) -> None:
@@ -44,18 +45,60 @@ def libvirt_host(host: Host) -> Iterator[Host]:
     host.reset()
 
 
+@pytest.fixture(scope="session")
+def two_hosts(host: Host) -> Iterator[TwoHosts]:
+    """That host and another one. Tests take ``hosts``, which cleans up after them."""
+    from tests.lab.host import Host
+    from tests.lab.two_hosts import TwoHosts
+
+    with ExitStack() as undo:
+        other = Host()
+        undo.callback(other.stop)
+        other.start()
+        both = TwoHosts(host, other)
+        undo.callback(both.close)
+        yield both
+
+
+@pytest.fixture
+def hosts(two_hosts: TwoHosts) -> Iterator[TwoHosts]:
+    """Two libvirt hosts without guests, between which guests can be migrated."""
+    yield two_hosts
+    two_hosts.reset()
+
+
+@pytest.fixture
+def mount_both(hosts: TwoHosts) -> Iterator[Callable[..., Mounted]]:
+    """Mounts namefs over both of ``hosts``, as connections ``a`` and ``b``; takes further lines of TOML for
+    its configuration file, and for each connection in it.
+    """
+    _need(needs.missing_for_a_mount())
+    from tests.lab.mounted import Mounted
+
+    with ExitStack() as undo:
+
+        def mount(settings: str = "", of_connections: str = "") -> Mounted:
+            both = [(host.uri, host.root) for host in (hosts.a, hosts.b)]
+            mounted = Mounted(both, settings, of_connection=of_connections)
+            undo.callback(mounted.close)
+            mounted.start()
+            return mounted
+
+        yield mount
+
+
 @pytest.fixture
 def mount_namefs(libvirt_host: Host) -> Iterator[Callable[..., Mounted]]:
-    """Mounts namefs over ``libvirt_host``; takes further lines of TOML for its configuration file, and the
-    command that starts namefs where it is not the usual one.
+    """Mounts namefs over ``libvirt_host``; takes further lines of TOML for its configuration file, the
+    command that starts namefs where it is not the usual one, and lines for the connection in that file.
     """
     _need(needs.missing_for_a_mount())
     from tests.lab.mounted import NAMEFS, Mounted
 
     with ExitStack() as undo:
 
-        def mount(settings: str = "", command: Sequence[str] = NAMEFS) -> Mounted:
-            mounted = Mounted([(libvirt_host.uri, libvirt_host.root)], settings, command)
+        def mount(settings: str = "", command: Sequence[str] = NAMEFS, of_connection: str = "") -> Mounted:
+            mounted = Mounted([(libvirt_host.uri, libvirt_host.root)], settings, command, of_connection)
             undo.callback(mounted.close)
             mounted.start()
             return mounted

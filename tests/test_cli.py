@@ -19,9 +19,10 @@ import pytest
 import trio
 
 from namefs import __version__, mounts
+from namefs.applying import apply
 from namefs.control_server import serve
 from namefs.errors import ExitCode, NamefsError
-from namefs.index import Index, apply
+from namefs.index import Index
 from namefs.journal import Journal
 from namefs.model import Domain, Listed
 from tests.test_mounts import View, unmount_all
@@ -38,6 +39,9 @@ LIST: dict[str, Any] = {
     "guests": [
         {
             "name": "db\udcff\n",
+            "group": None,
+            "pending": False,
+            "migration": None,
             "uuid": DB,
             "state": "shut off",
             "libvirt_name": "db\udcff\n",
@@ -47,6 +51,9 @@ LIST: dict[str, Any] = {
         },
         {
             "name": "網頁",
+            "group": "shop",
+            "pending": True,
+            "migration": None,
             "uuid": WEB,
             "state": "running",
             "libvirt_name": "web",
@@ -56,14 +63,33 @@ LIST: dict[str, Any] = {
         },
     ]
 }
-WHICH = {"matches": [{"name": "web", "uuid": WEB, "view": "/v/web/log/qemu.log", "path": "/log/w\x1beb.log"}]}
+WHICH = {
+    "matches": [
+        {
+            "name": "web",
+            "group": None,
+            "uuid": WEB,
+            "libvirt_name": "vm\n7",
+            "title": "web",
+            "former": ["www"],
+            "view": "/v/web/log/qemu.log",
+            "path": "/log/w\x1beb.log",
+        }
+    ]
+}
 HISTORY = {
     "name": "web",
     "uuid": WEB,
     "names": [
-        {"name": "www", "since": "2026-01-02T03:04:05.678901+00:00", "until": "2026-02-03T04:05:06+00:00"},
-        {"name": "web", "since": "2026-02-03T04:05:06+00:00", "until": None},
+        {
+            "kind": "shown",
+            "name": "www",
+            "since": "2026-01-02T03:04:05.678901+00:00",
+            "until": "2026-02-03T04:05:06+00:00",
+        },
+        {"kind": "shown", "name": "web", "since": "2026-02-03T04:05:06+00:00", "until": None},
     ],
+    "moves": [],
 }
 STATUS: dict[str, Any] = {
     "version": "0.1.0",
@@ -71,6 +97,9 @@ STATUS: dict[str, Any] = {
     "mountpoint": "/v",
     "since": "2026-01-02T03:04:05+00:00",
     "guests": 2,
+    "deleted": 1,
+    "migrations": [{"name": "db", "uuid": DB, "phase": "its memory is copied"}],
+    "pending": [{"name": "shop", "libvirt_name": "web", "uuid": WEB, "why": "it is running"}],
     "connections": [
         {
             "label": "local",
@@ -78,9 +107,10 @@ STATUS: dict[str, Any] = {
             "state": "waiting",
             "since": "2026-01-02T03:04:05+00:00",
             "error": "no\nsocket",
+            "guests": 2,
+            "hook": {"spool": "/run/namefs/spool", "last_call": None, "installed": True},
         }
     ],
-    "hook": {"spool": "/run/namefs/spool", "last_call": None, "installed": True},
     "journal": "/var/lib/namefs/index.sqlite",
     "warnings": ["the index was damaged"],
 }
@@ -214,6 +244,8 @@ def test_exit_codes_keep_their_meaning() -> None:
         "AMBIGUOUS": 10,
         "FILE_FAILED": 11,
         "DAEMON_RUNNING": 12,
+        "NOT_NOW": 13,
+        "UNFINISHED": 14,
     }
 
 
@@ -221,7 +253,8 @@ def test_a_pipe_gets_names_first_and_tabs_between(daemon: Daemon) -> None:
     daemon.answers["list"] = LIST
     done = ask(daemon, "list")
     assert done.stdout == (
-        f"db%FF%0A\tshut off\t{DB}\t\tlocal\told db older\n網頁\trunning\t{WEB}\tweb\tlocal\t\n"
+        f"db%FF%0A\tshut off\t{DB}\t\tlocal\told db older\t\n"
+        f"shop/網頁\trunning\t{WEB}\tweb\tlocal\t\tlibvirt's name\n"
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert daemon.asked == [{"op": "list", "pattern": None}]
@@ -230,9 +263,9 @@ def test_a_pipe_gets_names_first_and_tabs_between(daemon: Daemon) -> None:
 def test_a_terminal_gets_aligned_columns_under_a_bold_header(daemon: Daemon) -> None:
     daemon.answers["list"] = LIST
     assert on_a_terminal(daemon, "list") == [
-        f"\033[1mNAME      STATE     UUID{' ' * 32}  LIBVIRT NAME  FORMERLY\033[0m",
-        f"db%FF%0A  shut off  {DB}                old db older",
-        f"網頁      running   {WEB}  web",
+        f"\033[1mNAME       STATE     UUID{' ' * 32}  LIBVIRT NAME  FORMERLY      PENDING\033[0m",
+        f"db%FF%0A   shut off  {DB}                old db older",
+        f"shop/網頁  running   {WEB}  web                         libvirt's name",
     ]
 
 
@@ -269,11 +302,12 @@ def test_a_path_is_asked_about_from_the_root(daemon: Daemon, tmp_path: Path) -> 
     (tmp_path / "real" / "vda").symlink_to("/dev/null")
     (tmp_path / "link").symlink_to("real")
     real = str(tmp_path / "real")
-    daemon.answers = {f"{real}/vda": WHICH, f"{real}/none": WHICH, real: WHICH, "vda": WHICH}
+    unknown = NamefsError(ExitCode.NOT_FOUND, "no guest none in a group called link")
+    daemon.answers = {f"{real}/vda": WHICH, f"{real}/none": WHICH, real: WHICH, "link/none": unknown}
     for what in ("link/vda", f"{tmp_path}/link/vda", "./real/../link/vda", "link/none", "link/", "link/."):
         assert ask(daemon, "which", what, cwd=tmp_path).returncode == 0
     assert [request["what"] for request in daemon.asked] == [
-        f"{real}/vda", f"{real}/vda", f"{real}/vda", f"{real}/none", real, real,
+        f"{real}/vda", f"{real}/vda", f"{real}/vda", "link/none", f"{real}/none", real, real,
     ]  # fmt: skip
 
 
@@ -297,11 +331,15 @@ def test_a_word_is_a_name_first_and_then_a_file_here(daemon: Daemon, tmp_path: P
 
 def test_which_tells_both_paths_and_nothing_that_a_terminal_would_obey(daemon: Daemon) -> None:
     daemon.answers["web"] = WHICH
-    assert ask(daemon, "which", "web").stdout == f"web\t{WEB}\t/v/web/log/qemu.log\t/log/w\\x1beb.log\n"
+    assert ask(daemon, "which", "web").stdout == (
+        f"web\t{WEB}\t/v/web/log/qemu.log\t/log/w\\x1beb.log\tvm%0A7\t\twww\n"
+    )
     assert on_a_terminal(daemon, "which", "web") == [
         f"\033[1mweb\033[0m  {WEB}",
         "  in the view  /v/web/log/qemu.log",
         "  on disk      /log/w\\x1beb.log",
+        "  for libvirt  vm%0A7",
+        "  formerly     www",
     ]
 
 
@@ -313,7 +351,8 @@ def test_an_argument_that_is_not_utf8_reaches_the_daemon(daemon: Daemon) -> None
 def test_history_has_exact_times_for_programs_and_local_ones_for_people(daemon: Daemon) -> None:
     daemon.answers["web"] = HISTORY
     assert ask(daemon, "history", "web").stdout == (
-        "www\t2026-01-02T03:04:05.678901+00:00\t2026-02-03T04:05:06+00:00\nweb\t2026-02-03T04:05:06+00:00\t\n"
+        "www\t2026-01-02T03:04:05.678901+00:00\t2026-02-03T04:05:06+00:00\t\n"
+        "web\t2026-02-03T04:05:06+00:00\t\t\n"
     )
     assert on_a_terminal(daemon, "history", "web") == [
         "\033[1mNAME  SINCE                UNTIL\033[0m",
@@ -323,10 +362,10 @@ def test_history_has_exact_times_for_programs_and_local_ones_for_people(daemon: 
 
 
 def test_rename_says_nothing_when_it_is_done(daemon: Daemon) -> None:
-    daemon.answers["rename"] = {"name": "www", "uuid": WEB}
+    daemon.answers["rename"] = {"name": "www", "uuid": WEB, "libvirt_name": "www"}
     done = ask(daemon, "rename", "web", "www")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert daemon.asked == [{"op": "rename", "old": "web", "new": "www"}]
+    assert daemon.asked == [{"op": "rename", "old": "web", "new": "www", "swap": False}]
 
 
 def test_status_tells_how_the_daemon_is(daemon: Daemon) -> None:
@@ -335,11 +374,13 @@ def test_status_tells_how_the_daemon_is(daemon: Daemon) -> None:
     assert done.stdout.splitlines() == [
         "view     /v",
         "daemon   namefs 0.1.0, process 4711, since 2026-01-02T03:04:05+00:00",
-        "guests   2",
+        "guests   2, and 1 deleted",
         "libvirt  local, qemu:///system, waiting for it since 2026-01-02T03:04:05+00:00: no\\nsocket",
         "hook     not called yet",
         "spool    /run/namefs/spool",
         "index    /var/lib/namefs/index.sqlite",
+        "pending  shop, for libvirt still web: it is running",
+        "moving   db: its memory is copied",
         "warning  the index was damaged",
     ]
     assert done.returncode == 0
@@ -348,7 +389,8 @@ def test_status_tells_how_the_daemon_is(daemon: Daemon) -> None:
 
 def test_status_says_that_the_hook_is_missing(daemon: Daemon) -> None:
     hook = {"spool": "/s", "last_call": "2026-01-02T03:04:05+00:00", "installed": False}
-    daemon.answers["status"] = {**STATUS, "hook": hook}
+    (connection,) = STATUS["connections"]
+    daemon.answers["status"] = {**STATUS, "connections": [{**connection, "hook": hook}]}
     line = next(line for line in on_a_terminal(daemon, "status") if line.startswith("hook"))
     assert line == "hook     not installed, last called 2026-01-02 03:04:05"
 
@@ -378,9 +420,10 @@ def indexed(down: Daemon) -> Daemon:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("list", "w*"), f"web\tno state\t{WEB}\t\tlocal\told\n"),
-        (("which", WEB), rf"web\t{WEB}\t.*/by-name/web\t\n"),
-        (("history", "web"), r"old\t1970-01-01T00:00:00.*\t1970-.*\nweb\t1970-.*\t\n"),
+        (("list", "w*"), f"web\tno state\t{WEB}\t\tlocal\told\t\n"),
+        (("which", WEB[:8]), rf"web\t{WEB}\t.*/by-name/web\t\t\t\told\n"),
+        (("history", "old"), r"old\t1970-01-01T00:00:00.*\t1970-.*\t\nweb\t1970-.*\t\t\n"),
+        (("ps",), ""),
         (("list", "--json"), r'\{\n  "guests": \[(?s:.*)\]\n\}\n'),
     ],
 )
@@ -524,8 +567,14 @@ def test_umount_leaves_alone_what_is_no_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        (["namefs", ""], {"history", "list", "mount", "rename", "status", "umount", "which"}),
+        (
+            ["namefs", ""],
+            {"adopt", "history", "list", "logs", "mount", "release", "rename", "status", "umount", "which"},
+        ),
+        (["namefs", "adopt", "--d"], {"--disks", "--dry-run"}),
+        (["namefs", "release", "web", "my"], {"my\\ guest"}),
         (["namefs", "st"], {"status"}),
+        (["namefs", "logs", "web", "my"], {"my\\ guest"}),
         (["namefs", "list", "--j"], {"--json"}),
         (["namefs", "mount", "-"], {"--config", "--connect", "--help", "--options", "--verbose"}),
         (["namefs", "history", "w"], {"web"}),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from namefs import config
 from namefs.config import Config, Connection, check_overlap, load
 from namefs.errors import ExitCode, NamefsError
+from namefs.name_sources import NameSources
 from namefs.toml_lines import key_lines, line_of
 
 EXAMPLE = Path(__file__).parent.parent / "contrib" / "namefs.toml"
@@ -24,9 +25,15 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "namefs.toml"
 
 
-def loaded(file: Path, text: str, **overrides: str) -> Config:
+def loaded(
+    file: Path,
+    text: str,
+    connect: list[str] | None = None,
+    mountpoint: str | None = None,
+    mount_options: str | None = None,
+) -> Config:
     file.write_text(text)
-    return load(str(file), environ={}, **overrides)
+    return load(str(file), environ={}, connect=connect, mountpoint=mountpoint, mount_options=mount_options)
 
 
 def refusal(file: Path, text: str) -> str:
@@ -74,6 +81,10 @@ def test_every_key_is_read(file: Path) -> None:
         uri = "qemu:///session"
         label = "mine"
         root = "/srv/second"
+        names = ["title", "xpath:metadata/acme:vm/@name"]
+        group = "xpath:metadata/acme:vm/acme:team"
+        [connection.namespaces]
+        acme = "https://acme.example/vm"
         [connection.directories]
         etc = "/a"
         run = "/b"
@@ -101,10 +112,16 @@ def test_every_key_is_read(file: Path) -> None:
                     "swtpm-log": "/e",
                     "swtpm-state": "/f",
                 },
+                names=NameSources(
+                    names=("title", "xpath:metadata/acme:vm/@name", "libvirt"),
+                    group="xpath:metadata/acme:vm/acme:team",
+                    namespaces=(("acme", "https://acme.example/vm"),),
+                ),
             ),
         ),
     )
-    assert (read.spool, read.control_socket) == ("/run/other/spool", "/run/other/control.sock")
+    assert read.control_socket == "/run/other/control.sock"
+    assert read.spool_of(read.connections[0]) == "/srv/second/run/other/spool", "a second libvirt's own /run"
 
 
 def test_paths_are_read_without_needless_slashes(file: Path) -> None:
@@ -131,15 +148,53 @@ def test_paths_are_read_without_needless_slashes(file: Path) -> None:
         ("mount-options = ['a,b']", "1: 'a,b' in mount-options: write one string for each option"),
         ("\nconnection = 'qemu:///system'", "2: write [[connection]], with double brackets, "),
         ("\n[connection]\nuri = 'x'", "2: write [[connection]], with double brackets, "),
-        ("connection = []", "1: 0 [[connection]] tables; this version takes exactly one"),
+        ("connection = []", "1: 0 [[connection]] tables; the view can show 1 to 8 libvirts"),
         (
             "[[connection]]\nuri='a'\n[[connection]]\nuri='b'",
-            "3: 2 [[connection]] tables; this version takes exactly",
+            "3: two connections have the label 'local'",
         ),
         ("[[connection]]\nlabel = 'a'\nuri = 1.5", "3: uri must be a string"),
         ("[[connection]]\nroot = 'x'", "2: root must be an absolute path"),
         ("[[connection]]\ndirectories = '/x'", "2: directories must be a table, [connection.directories]"),
         ("connection = [\n{uri = 5}]", "1: uri must be a string"),
+        ("[[connection]]\nnames = 'title'", "2: names must be a list of strings"),
+        ("[[connection]]\nnames = ['title', '']", "2: names is empty"),
+        (
+            "[[connection]]\n\nnames = [\n'tilte']",
+            "3: names: 'tilte' is no source; known are namefs, nova, title, opennebula, libvirt, xpath:",
+        ),
+        ("[[connection]]\nnames = ['title', 'title']", "2: names: 'title' is there twice"),
+        ("[[connection]]\nnames = ['libvirt', 'title']", "2: names: every guest has a libvirt name: "),
+        ("[[connection]]\nnames = ['xpath:']", "2: names: 'xpath:' names no element"),
+        ("[[connection]]\nnames = ['xpath:metadata//@x']", "2: names: 'xpath:metadata//@x' names no element"),
+        ("[[connection]]\nnames = ['xpath:/domain/title']", "2: names: 'xpath:/domain/title' starts with /"),
+        (
+            "[[connection]]\nnames = ['xpath:title[']",
+            "2: names: 'xpath:title[' is not among the XPath that Python's ElementTree supports",
+        ),
+        (
+            "[[connection]]\nnames = ['xpath:title/text()']",
+            "2: names: 'xpath:title/text()' is not among the XPath ",
+        ),
+        (
+            "[[connection]]\nnames = ['xpath:metadata/x:vm']",
+            "2: names: 'xpath:metadata/x:vm': the prefix 'x' is not declared in [connection.namespaces]",
+        ),
+        (
+            "[[connection]]\nnames = ['xpath:metadata/@x:name']\nnamespaces.y = 'urn:y'",
+            "2: names: 'xpath:metadata/@x:name': the prefix 'x' is not declared",
+        ),
+        (
+            "[[connection]]\nuri = 'a'\ngroup = 'nova'",
+            "3: group: 'nova' is no source; known are nova:project, nova:user, ",
+        ),
+        ("[[connection]]\ngroup = 'xpath:x:y'", "2: group: 'xpath:x:y': the prefix 'x' is not declared"),
+        ("[[connection]]\nnamespaces = 'urn:x'", "2: namespaces must be a table, [connection.namespaces]"),
+        ("[[connection]]\n[connection.namespaces]\nx = 1", "3: x must be a string"),
+        (
+            "[[connection]]\n[connection.namespaces]\nx = 'urn:x'\n'a b' = 'urn:y'",
+            "4: namespaces: 'a b' can't be a prefix",
+        ),
         ("a = 1\na = 2\n", " not TOML: Cannot overwrite a value (at line 2"),
         ("a = " + "[" * 5000, " not TOML: "),
     ],
@@ -158,15 +213,25 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_line(file: Path) -> None
 def test_the_command_line_comes_first_then_the_environment_then_the_file(file: Path) -> None:
     file.write_text("[[connection]]\nuri = 'file'")
     environ = {"LIBVIRT_DEFAULT_URI": "environment"}
-    assert load(str(file), connect="command", environ=environ).connections[0].uri == "command"
+    assert load(str(file), connect=["command"], environ=environ).connections[0].uri == "command"
     assert load(str(file), environ=environ).connections[0].uri == "environment"
     assert load(str(file), environ={"LIBVIRT_DEFAULT_URI": ""}).connections[0].uri == "file"
 
 
 def test_the_files_directories_go_with_its_own_uri_only(file: Path) -> None:
     text = "[[connection]]\nuri = 'a:///'\nlabel = 'l'\nroot = '/r'\ndirectories.etc = '/e'"
-    assert loaded(file, text, connect="a:///").connections[0].root == "/r"
-    assert loaded(file, text, connect="b:///").connections == (Connection(uri="b:///", label="l"),)
+    assert loaded(file, text, connect=["a:///"]).connections[0].root == "/r"
+    assert loaded(file, text, connect=["b:///"]).connections == (Connection(uri="b:///", label="l"),)
+
+
+def test_names_come_from_where_the_file_says_with_another_uri_too(file: Path) -> None:
+    text = "[[connection]]\nuri = 'a:///'\nnames = ['title']\ngroup = 'nova:user'"
+    assert loaded(file, text, connect=["b:///"]).connections[0].names == NameSources(("title",), "nova:user")
+
+
+def test_namespaces_count_wherever_in_the_table_they_stand(file: Path) -> None:
+    text = "[[connection]]\nnamespaces.nova = 'urn:mine'\nnames = ['xpath:metadata/nova:name']"
+    assert loaded(file, text).connections[0].names.namespaces == (("nova", "urn:mine"),)
 
 
 def test_the_mount_point_of_the_command_line_may_be_relative(
@@ -222,17 +287,29 @@ def test_what_the_example_file_has_as_comments_can_be_used(file: Path) -> None:
     lines = [
         line
         for line in EXAMPLE.read_text().splitlines()
-        if not line.startswith(("mount-options =", "mountpoint ="))
+        if not line.startswith(("mount-options =", "mountpoint =", "extra-directories ="))
     ]
     text = "\n".join(re.sub(r"^# (?=\[connection\.|[a-z-]+ = )", "", line) for line in lines)
     connection = loaded(file, text).connections[0]
     assert connection.root
+    assert connection.names.group
+    assert connection.names.namespaces
     assert tuple(connection.directories) == config.DIRECTORIES
 
 
 def test_the_example_file_has_every_key() -> None:
     text = EXAMPLE.read_text()
-    for key in ("mountpoint", "journal", "runtime-directory", "mount-options", "uri", "label", "root"):
+    for key in (
+        "mountpoint",
+        "journal",
+        "runtime-directory",
+        "mount-options",
+        "uri",
+        "label",
+        "root",
+        "names",
+        "group",
+    ):
         assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE), key
 
 
@@ -292,3 +369,28 @@ def test_elements_of_an_array_of_tables_have_lines_of_their_own() -> None:
     lines = key_lines("[[a]]\nx = 1\n[a.b]\n[[a]]\nx = 2\n[a.b]\ny = 3")
     assert [lines["a", 0, "x"], lines["a", 1, "x"], lines["a", 1, "b", "y"]] == [2, 5, 7]
     assert [lines["a", 0], lines["a", 1], lines["a",]] == [1, 4, 1]
+
+
+def test_several_libvirts_are_told_by_the_file_or_the_command_line(file: Path) -> None:
+    text = "[[connection]]\nuri='a:///'\n[[connection]]\nuri='b:///'\nlabel='second'\nroot='/r'"
+    assert [(c.uri, c.label) for c in loaded(file, text).connections] == [
+        ("a:///", "local"),
+        ("b:///", "second"),
+    ]
+    socket = "qemu+unix:///system?socket=/srv/b/run/libvirt/libvirt-sock"
+    given = loaded(file, text, connect=["b:///", socket, "c:///"]).connections
+    assert [(c.uri, c.label, c.root) for c in given] == [
+        ("b:///", "second", "/r"),
+        (socket, "local", "/srv/b"),
+        ("c:///", "local-2", ""),
+    ]
+    for uris in (["a:///", "a:///"], [f"a{number}:///" for number in range(9)]):
+        with pytest.raises(NamefsError) as refused:
+            loaded(file, text, connect=uris)
+        assert refused.value.exit_code is ExitCode.USAGE
+
+
+def test_two_connections_differ_in_label_and_uri(file: Path) -> None:
+    for second in ("uri='a:///'\nlabel='x'", "uri='b:///'\nlabel='local'"):
+        with pytest.raises(NamefsError, match="two connections have"):
+            loaded(file, f"[[connection]]\nuri='a:///'\n[[connection]]\n{second}")

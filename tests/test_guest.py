@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from namefs import logs
+from namefs.applying import apply
 from namefs.backing import Backing
-from namefs.guest import Guest, Item, Shelf, attributes_of
-from namefs.index import Index, apply
+from namefs.guest import Guest, Shelf, attributes_of
+from namefs.index import Index
+from namefs.layout.artefact import SUBDIRECTORIES, TOP
 from namefs.layout.directories import Directories
-from namefs.layout.libvirt import SUBDIRECTORIES, TOP
 from namefs.model import Disk, Domain, Key, Listed, Named, Observed
 from namefs.view import guest_in
 from tests.lab.opened import Opened
@@ -26,6 +27,8 @@ from tests.lab.opened import Opened
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from namefs.items import Item
 
 A = UUID("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")
 B = UUID("6ac0e4f5-4b35-4d1c-9b0e-2d9a30bb7a54")
@@ -68,6 +71,8 @@ class Desk:
             log=f"{root}/log",
             swtpm_log=f"{root}/swtpm-log",
             swtpm_state=f"{root}/swtpm",
+            store=f"{root}/by-uuid",
+            store_log=f"{root}/log-by-uuid",
         )
 
     def see(self, *seen: Observed | Listed) -> None:
@@ -77,9 +82,7 @@ class Desk:
         applied = apply(before, seen, self.now_ns)
         self.index = applied.index.marked(
             {
-                (key, former.until_ns): self.shelf.measure(
-                    self.places(domain.connection), before.records[key]
-                )
+                (key, former.until_ns): self.shelf.measure(self.places(domain.connection), domain)
                 for key, domain, former in applied.released
             }
         )
@@ -437,7 +440,7 @@ def test_what_is_no_regular_file_is_a_symlink_to_it_and_not_opened(
             opened.watch(path)
         items = desk.items(A, subdir)
         assert {at: item.target for at, item in items.items()} == {entry: os.fsencode(path)}
-        assert desk.shelf.measure(desk.places("system"), desk.guest(A).record) is not None
+        assert desk.shelf.measure(desk.places("system"), desk.guest(A).record.domain) is not None
         with pytest.raises(OSError, match="not a regular file"):
             desk.shelf.open(items[entry])
         assert opened.count() == 0
@@ -645,6 +648,7 @@ def test_former_names_are_told_once_each_without_the_present_one(desk: Desk) -> 
         b"user.namefs.uuid": str(A).encode(),
         b"user.namefs.name": b"two",
         b"user.namefs.state": b"no state",
+        b"user.namefs.connection": b"system",
         b"user.namefs.former_names": b"one\nthree",
     }
 

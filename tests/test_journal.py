@@ -20,11 +20,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from namefs import naming
+from namefs import migration, naming, shown
+from namefs.applying import apply
 from namefs.errors import ExitCode, NamefsError
-from namefs.index import Index, apply
+from namefs.index import Index
 from namefs.journal import Journal, read
-from namefs.model import Disk, Domain, Former, Key, Mark, Named, Observed, Record
+from namefs.model import (
+    Asked,
+    Departed,
+    Disk,
+    Domain,
+    Former,
+    Key,
+    Mark,
+    Move,
+    Named,
+    Observed,
+    Place,
+    Record,
+    Role,
+    Run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +59,7 @@ disks = st.lists(
     st.builds(Disk, names, names, names, st.one_of(st.none(), st.lists(names, max_size=2).map(tuple))),
     max_size=2,
 ).map(tuple)
+asked_names = st.builds(Asked, st.one_of(st.none(), names), times_ns, st.booleans())
 domains = st.builds(
     Domain,
     uuid=st.uuids(),
@@ -56,6 +73,10 @@ domains = st.builds(
     sockets=named,
     nvram=st.one_of(st.none(), names),
     filesystems=st.lists(names, max_size=2).map(tuple),
+    names=st.lists(st.tuples(st.sampled_from(["namefs", "nova", "libvirt"]), names), max_size=2).map(tuple),
+    group=st.one_of(st.none(), names),
+    asked=st.one_of(st.none(), asked_names),
+    run=st.one_of(st.none(), st.builds(Run, names, names, names, names)),
 )
 # Device numbers and sizes as stat(2) has them: up to 64 bits without a sign.
 marks = st.lists(st.builds(Mark, *[st.integers(0, 2**64 - 1)] * 3), max_size=2).map(tuple)
@@ -74,18 +95,41 @@ def former_names(draw: st.DrawFn) -> tuple[Former, ...]:
 @st.composite
 def indexes(draw: st.DrawFn) -> Index:
     found = draw(st.lists(domains, max_size=4, unique_by=lambda domain: domain.uuid))
-    records = {}
+    records, departed, asked = {}, {}, {}
     for number, domain in enumerate(found):
         key = Key(domain.uuid, draw(st.integers(0, 2)))
-        entry = naming.encode(domain.name)[:200] + b"~%d" % number
-        records[key] = Record(key, domain, entry, draw(times_ns))
-    with_past = [*records, *draw(st.lists(st.builds(Key, st.uuids()), max_size=2))]
-    former = {key: draw(former_names()) for key in with_past if draw(st.booleans())}
-    return Index(records, {record.entry: key for key, record in records.items()}, former)
+        if draw(st.booleans()):
+            asked[key.guest] = draw(asked_names)
+        place = Place(
+            naming.encode(domain.group or "")[:9], naming.encode(domain.name)[:200] + b"~%d" % number
+        )
+        name, source = shown.name_of(domain, asked.get(key.guest))
+        role, is_owner = draw(st.sampled_from(Role)), draw(st.booleans())
+        name += migration.suffix(role, is_owner)
+        times = draw(times_ns), draw(times_ns)
+        record = Record(key, domain, name, source, place, *times, role, is_owner)
+        if draw(st.booleans()):
+            records[key] = record
+        else:
+            departed[key] = Departed(record, draw(times_ns))
+    strangers = draw(st.lists(st.uuids(), max_size=2))
+    with_past = [Key(uuid) for uuid in sorted({*(key.uuid for key in records), *strangers})]
+    shadows = {(key.uuid, "elsewhere"): draw(domains) for key in with_past if draw(st.booleans())}
+    moves = {key: (Move("local", "second", draw(times_ns)),) for key in with_past if draw(st.booleans())}
+    former, was_shown = (
+        {key: draw(former_names()) for key in with_past if draw(st.booleans())} for _ in range(2)
+    )
+    by_place = {record.place: key for key, record in records.items()}
+    return Index(records, by_place, former, was_shown, asked, departed, shadows, moves)
 
 
 def keys_of(*indexes: Index) -> set[Key]:
-    return {key for index in indexes for key in (*index.records, *index.former)}
+    return {
+        key
+        for index in indexes
+        for part in (index.records, index.former, index.was_shown, index.asked, index.departed, index.moves)
+        for key in part
+    } | {Key(uuid) for index in indexes for uuid, _connection in index.shadows}
 
 
 def some_index(generation: int = 1, count: int = 12) -> Index:
@@ -361,8 +405,8 @@ def test_no_flipped_byte_makes_the_journal_fail_or_hold_what_is_no_index(
     path.write_bytes(data)
     with closing(Journal(str(path))) as journal:
         index = journal.load()
-        assert len(index.by_entry) == len(index.records)
-        assert all(isinstance(entry, bytes) for entry in index.entries)
+        assert len(index.by_place) == len(index.records)
+        assert all(isinstance(place.entry, bytes) for place in index.by_place)
         assert all(isinstance(r.since_ns, int) for r in index.records.values())
         assert all(isinstance(r.domain.name, str) for r in index.records.values())
         assert all(
@@ -413,3 +457,38 @@ def test_a_path_with_question_marks_and_percent_signs_is_read(tmp_path: Path) ->
     path = tmp_path / "a?b%41#c" / "index.sqlite"
     saved(path, some_index())
     assert read(str(path)) == some_index()
+
+
+SCHEMA_1 = """
+PRAGMA application_id = 0x6E616D65;
+PRAGMA user_version = 1;
+CREATE TABLE domain (
+    uuid TEXT NOT NULL, generation INTEGER NOT NULL, entry BLOB NOT NULL UNIQUE, since_ns INTEGER NOT NULL,
+    facts TEXT NOT NULL, PRIMARY KEY (uuid, generation)
+) WITHOUT ROWID;
+CREATE TABLE former (
+    uuid TEXT NOT NULL, generation INTEGER NOT NULL, name BLOB NOT NULL, since_ns INTEGER NOT NULL,
+    until_ns INTEGER NOT NULL, marks TEXT NOT NULL
+);
+CREATE INDEX former_by_domain ON former (uuid, generation);
+"""
+FACTS_1 = (
+    f'{{"uuid": "{A}", "name": "web", "connection": "local", "state": "running", "persistent": true, '
+    '"title": null, "disks": [], "logs": [], "sockets": [], "nvram": null, "filesystems": []}'
+)
+
+
+def test_a_journal_of_namefs_0_1_is_taken_over_with_all_its_names(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.executescript(SCHEMA_1)
+        database.execute("INSERT INTO domain VALUES (?, 0, ?, 30, ?)", (str(A), b"web", FACTS_1))
+        database.execute("INSERT INTO former VALUES (?, 0, ?, 10, 20, '[[1, 2, 3]]')", (str(A), b"old"))
+    for _ in range(2):
+        with closing(Journal(str(path))) as journal:
+            index = journal.load()
+        domain = Domain(A, "web", "local", state="running")
+        assert index.records == {Key(A): Record(Key(A), domain, "web", "libvirt", Place(b"", b"web"), 30, 30)}
+        assert index.former == {Key(A): (Former("old", 10, 20, (Mark(1, 2, 3),), "local"),)}
+        assert index.was_shown == {Key(A): (Former("old", 10, 20),)}
+    assert [entry.name for entry in path.parent.iterdir() if "unusable" in entry.name] == []

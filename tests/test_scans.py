@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -13,6 +14,9 @@ from hypothesis import strategies as st
 
 from namefs import logs, scans
 from namefs.scans import Scans
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 START = b"2026-11-24 06:00:00.%03d+0000: starting up libvirt version: 9.0.0\n"
 MARKED = b"-uuid 00000000-0000-4000-8000-%012x \\\n"
@@ -94,3 +98,22 @@ def test_a_file_that_has_been_searched_is_known_until_it_grows() -> None:
         log.write(MARKED % 1)
         assert found.known(os.fstat(log.fileno())) is None
         assert found_in(found, log.fileno()) == [logs.Start(0, UUID_1)]
+
+
+def test_a_new_file_with_the_inode_and_the_size_of_one_that_went_is_searched_anew(tmp_path: Path) -> None:
+    found = Scans()
+    path = tmp_path / "log"
+    path.write_bytes(START % 0 + b"-uuid 1b4e28ba-2fa1-11d2-883f-b9a761bde3fb\n")
+    with path.open("r+b") as log:
+        before = found.starts(log.fileno(), os.fstat(log.fileno()))
+        # Written over, as nobody can ask for a certain inode.
+        log.write(
+            (START % 0).replace(b"06:00:00", b"06:00:01") + b"-uuid 6ac0e4f5-4b35-4d1c-9b0e-2d9a30bb7a54\n"
+        )
+        log.flush()
+        os.utime(log.fileno(), ns=(1, 1))
+        info = os.fstat(log.fileno())
+        assert found.known(info) is None
+        after = found.starts(log.fileno(), info)
+    assert len(before) == len(after) == 1
+    assert before[0].uuid != after[0].uuid

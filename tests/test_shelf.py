@@ -13,9 +13,10 @@ from namefs import naming
 from namefs.backing import Backing
 from namefs.guest import Guest, Shelf
 from namefs.index import Index
+from namefs.layout.artefact import SUBDIRECTORIES, TOP
 from namefs.layout.directories import for_uri
-from namefs.layout.libvirt import SUBDIRECTORIES, TOP, artefacts
-from namefs.model import Disk, Domain, Former, Key, Named, Record
+from namefs.layout.libvirt import artefacts
+from namefs.model import Disk, Domain, Former, Key, Named, Place, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,8 +95,9 @@ def shelf(tmp_path: Path) -> Shelf:
 def guest(root: Path, name: str = "web", former_names: tuple[str, ...] = ()) -> Guest:
     key = Key(WEB)
     former = tuple(Former(name, 0, 1) for name in former_names)
-    record = Record(key, replace(DOMAIN, name=name), b"web", 1)
-    index = Index({key: record}, {b"web": key}, {key: former})
+    place = Place(b"", b"web")
+    record = Record(key, replace(DOMAIN, name=name), name, "libvirt", place, 1, 1)
+    index = Index({key: record}, {place: key}, {key: former})
     places = for_uri("qemu:///system", root=os.fspath(root), home="/", environ={}, uid=0)
     return Guest(record, places, former, index)
 

@@ -8,7 +8,7 @@ _namefs() {
     for ((at = 1; at < COMP_CWORD; at++)); do
         word=${COMP_WORDS[at]}
         case $word in
-            --config | -c | --connect | -o | --options) at+=1 ;;
+            --config | --since | -n | --lines | -c | --connect | -o | --options) at+=1 ;;
             -*) ;;
             *) if [[ $command ]]; then places=$((places + 1)); else command=$word; fi ;;
         esac
@@ -20,17 +20,20 @@ _namefs() {
             compopt -o filenames
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
             return ;;
-        -c | --connect | -o | --options) return ;;
+        --since | -n | --lines | -c | --connect | -o | --options) return ;;
     esac
     if [[ $current == -* ]]; then
         case $command in
             "") words="--help --version" ;;
             mount) words="--config --connect --help --options --verbose" ;;
             umount) words="--config --help" ;;
+            adopt) words="--config --disks --dry-run --help --recover" ;;
+            logs) words="--config --follow --help --lines --since" ;;
+            release) words="--config --dry-run --help" ;;
             *) words="--config --help --json" ;;
         esac
     elif [[ ! $command ]]; then
-        words="history list mount rename status umount which"
+        words="adopt history list logs mount release rename status umount which"
     fi
     if [[ $words ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
@@ -47,7 +50,7 @@ _namefs() {
             else
                 _namefs_guests "$current"
             fi ;;
-        list:0 | history:0 | rename:0 | rename:1) _namefs_guests "$current" ;;
+        adopt:* | logs:* | release:* | list:0 | history:0 | rename:0 | rename:1) _namefs_guests "$current" ;;
     esac
 }
 

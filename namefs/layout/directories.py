@@ -42,6 +42,10 @@ class Directories:
     """NAME-swtpm.log. Session: the same as log, so that a domain NAME-swtpm logs to the same file"""
     swtpm_state: str
     """UUID/tpm2/, UUID/tpm1.2/"""
+    store: str
+    """namefs's own, keyed by UUID: UUID/disks/, UUID/nvram/, UUID/log/, UUID/sockets/"""
+    store_log: str
+    """UUID/qemu.log and the like, beside libvirt's own logs"""
     root: str = ""
     """Under which a second system daemon's /etc, /run and /var lie as seen from here; or ''."""
 
@@ -95,6 +99,8 @@ def _system(root: str) -> Directories:
         log=f"{root}/var/log/libvirt/qemu",
         swtpm_log=f"{root}/var/log/swtpm/libvirt/qemu",
         swtpm_state=f"{root}/var/lib/libvirt/swtpm",
+        store=f"{root}/var/lib/libvirt/by-uuid",
+        store_log=f"{root}/var/log/libvirt/by-uuid",
         root=root,
     )
 
@@ -103,6 +109,7 @@ def _session(home: str, environ: Mapping[str, str]) -> Directories:
     config = _xdg(environ, "XDG_CONFIG_HOME", f"{home}/.config")
     cache = _xdg(environ, "XDG_CACHE_HOME", f"{home}/.cache")
     runtime = _xdg(environ, "XDG_RUNTIME_DIR", cache)
+    data = _xdg(environ, "XDG_DATA_HOME", f"{home}/.local/share")
     return Directories(
         etc=f"{config}/libvirt/qemu",
         run=f"{runtime}/libvirt/qemu/run",
@@ -110,6 +117,8 @@ def _session(home: str, environ: Mapping[str, str]) -> Directories:
         log=f"{cache}/libvirt/qemu/log",
         swtpm_log=f"{cache}/libvirt/qemu/log",
         swtpm_state=f"{config}/libvirt/qemu/swtpm",
+        store=f"{data}/libvirt/by-uuid",
+        store_log=f"{cache}/libvirt/by-uuid",
     )
 
 
@@ -135,6 +144,8 @@ def _embed(uri: str, query: str) -> Directories:
         log=f"{directory}/log/qemu",
         swtpm_log=f"{directory}/log/swtpm",
         swtpm_state=f"{directory}/lib/swtpm",
+        store=f"{directory}/lib/by-uuid",
+        store_log=f"{directory}/log/by-uuid",
     )
 
 

@@ -18,8 +18,9 @@ from uuid import UUID
 
 import trio
 
+from namefs import domxml, migration
 from namefs.errors import NamefsError
-from namefs.model import Domain, Key, Observed
+from namefs.model import Domain, Key, Observed, Sighted
 from namefs.sources import hook, inotify
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from namefs.index import Index
     from namefs.layout.directories import Directories
+    from namefs.model import Seen
+    from namefs.statuses import Statuses
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,7 @@ class Files:
         hint: Callable[[UUID | str], None],
         apply: Callable[..., Awaitable[None]],
         lost: Callable[[], None],
+        statuses: Statuses,
     ) -> None:
         self._spool = spool
         self._label = label
@@ -61,6 +65,8 @@ class Files:
         self._hint = hint
         self._apply = apply
         self._lost = lost
+        self._statuses = statuses
+        self._places = places
         self._inotify = inotify.Inotify()
         self._watched = (
             {}
@@ -116,7 +122,33 @@ class Files:
                 for entry in os.listdir(path):
                     self._hint_of(os.fsencode(entry))
         else:
+            if self._places is not None and event.path == self._places.run:
+                await self._changed(self._places, event.entry)
             self._hint_of(event.entry)
+
+    async def _changed(self, places: Directories, entry: bytes) -> None:
+        """A status file came, was replaced or went. Of a guest that is migrated it says at once what is what.
+
+        libvirt tells of a target only seconds later (it holds the domain's lock while the hooks run),
+        and of a target's becoming the guest over another socket than of the source's end.
+        """
+        if not entry.endswith(b".xml"):
+            return
+        index, name = self._index(), os.fsdecode(entry[: -len(b".xml")])
+        status = await trio.to_thread.run_sync(self._statuses.file, places, entry)
+        key = index.by_name.get((self._label, name))
+        seen: Seen | None = None if key is None else Sighted(key.uuid)
+        try:
+            if status is not None:
+                uuid, run = domxml.parse_run(status)
+                if run.job == migration.IN and (uuid, self._label) not in index.domains:
+                    seen = Observed(Key(uuid), self._label, domxml.parse_running(self._label, status))
+            if seen is not None:
+                await self._apply(seen)
+        except domxml.NotADomain as error:
+            log.debug("%r: %s", entry, error)
+        except NamefsError as error:
+            log.error("%s", error)
 
     def _path_of(self, event: inotify.Event) -> str:
         return os.path.join(event.path, os.fsdecode(event.entry))
@@ -137,10 +169,10 @@ class Files:
             return
         self.last_call_s = time.time()
         key = Key(call.uuid)
-        known = self._index().records.get(key)
-        if call.operation in _BEGINNING and (known is None or known.domain.name != call.name):
+        known = self._index().domains.get((call.uuid, self._label))
+        if call.operation in _BEGINNING and (known is None or known.name != call.name):
             if known is not None:
-                domain = replace(known.domain, name=call.name)
+                domain = replace(known, name=call.name)
             else:
                 domain = Domain(call.uuid, call.name, self._label, persistent=False)
             try:

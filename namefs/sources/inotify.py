@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import trio
 
+MODIFY = 0x2
 CLOSE_WRITE = 0x8
 MOVED_FROM = 0x40
 MOVED_TO = 0x80

@@ -1,4 +1,4 @@
-"""libvirt: which domains there are, which may have changed, and the one call that changes anything.
+"""libvirt: which domains there are, which may have changed, and the two calls that change anything.
 
 All calls block and are made in threads, by way of `sources.reader`. Callbacks come on the thread that
 runs libvirt's event loop and only pass UUIDs on.
@@ -10,18 +10,20 @@ import errno
 import logging
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import libvirt
 
-from namefs import domxml
+from namefs import domxml, name_sources
+from namefs.name_sources import ASKED_KEY, ASKED_URI
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from namefs.model import Domain
+    from namefs.model import Asked, Domain
+    from namefs.name_sources import NameSources
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -51,8 +53,19 @@ _KEEPALIVE_S = 5
 _KEEPALIVES_MISSED = 3
 """A libvirtd that hangs is given up after this many intervals; without, calls to it never return."""
 
+_ELEMENT = libvirt.VIR_DOMAIN_METADATA_ELEMENT
 
-_DENIED = (libvirt.VIR_ERR_OPERATION_DENIED, libvirt.VIR_ERR_ACCESS_DENIED, libvirt.VIR_ERR_AUTH_FAILED)
+_ERRNOS = {
+    libvirt.VIR_ERR_NO_DOMAIN: errno.ENOENT,
+    libvirt.VIR_ERR_OPERATION_DENIED: errno.EACCES,
+    libvirt.VIR_ERR_ACCESS_DENIED: errno.EACCES,
+    libvirt.VIR_ERR_AUTH_FAILED: errno.EACCES,
+    libvirt.VIR_ERR_NO_SUPPORT: errno.EOPNOTSUPP,
+    libvirt.VIR_ERR_XML_ERROR: errno.EINVAL,
+    libvirt.VIR_ERR_INVALID_ARG: errno.EINVAL,
+    # Another job of the domain's, such as a migration, took more than 30 s.
+    libvirt.VIR_ERR_OPERATION_TIMEOUT: errno.EBUSY,
+}
 
 
 class Unreachable(Exception):
@@ -61,7 +74,7 @@ class Unreachable(Exception):
 
 @dataclass
 class Refused(Exception):
-    """libvirt refused a rename: its own words, and the errno that means the same."""
+    """libvirt refused a change: its own words, and the errno that means the same."""
 
     message: str
     errno: int
@@ -103,9 +116,15 @@ class Connection:
     """
 
     def __init__(
-        self, uri: str, label: str, hint: Callable[[UUID], None], closed: Callable[[str], None]
+        self,
+        uri: str,
+        label: str,
+        hint: Callable[[UUID], None],
+        closed: Callable[[str], None],
+        sources: NameSources = name_sources.DEFAULT,
     ) -> None:
         self._label = label
+        self._sources = sources
         self._hint = hint
         self._closed = closed
         self._callbacks: list[int] = []
@@ -123,7 +142,7 @@ class Connection:
         try:
             return libvirt.open(uri)
         except libvirt.libvirtError as error:
-            # Everything but renaming works without the right to change anything.
+            # All but renaming and noting what was asked for works without the right to change anything.
             log.info("libvirt lets us only read: %s", error)
             return libvirt.openReadOnly(uri)
 
@@ -192,6 +211,11 @@ class Connection:
         """The domain that has the libvirt name now, if there is one. Raises Unreachable."""
         return self._of(lambda: self._calls.lookupByName(name), lambda domain: UUID(domain.UUIDString()))
 
+    def has_managed_save(self, uuid: UUID) -> bool:
+        """Whether the domain has a managed save image; not if there is no such domain. Raises Unreachable."""
+        look_up = self._calls.lookupByUUIDString
+        return bool(self._of(lambda: look_up(str(uuid)), lambda domain: bool(domain.hasManagedSaveImage())))
+
     def _of(
         self, look_up: Callable[[], libvirt.virDomain], what: Callable[[libvirt.virDomain], R]
     ) -> R | None:
@@ -221,9 +245,10 @@ class Connection:
                 inactive,
                 state=_STATES.get(state, "no state"),
                 volumes=self._volume,
+                sources=self._sources,
             )
             # XML is no place for control characters: libvirt drops some of them there.
-            found = replace(found, name=_name(domain))
+            return name_sources.renamed(found, _name(domain))
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
@@ -231,7 +256,6 @@ class Connection:
         except domxml.NotADomain as error:
             log.warning("domain %s is left out: %s", domain.UUIDString(), error)
             return None
-        return found
 
     def _volume(self, pool: str, volume: str) -> str | None:
         try:
@@ -246,26 +270,42 @@ class Connection:
             domain = self._calls.lookupByUUIDString(str(uuid))
             domain.rename(new)
         except libvirt.libvirtError as error:
-            if not self.alive():
-                raise Unreachable(str(error)) from error
-            raise Refused(str(error), self._errno(error, uuid, new)) from error
+            raise self._failure(error, lambda: self._why_not_renamed(uuid, new)) from error
         except UnicodeEncodeError as error:
             raise Refused("libvirt-python passes only names that are UTF-8", errno.EILSEQ) from error
 
-    def _errno(self, error: libvirt.libvirtError, uuid: UUID, new: str) -> int:
+    def set_asked(self, uuid: UUID, asked: Asked | None) -> None:
+        """Have the domain's metadata say what was asked for through namefs; None: have it say nothing.
+
+        In all definitions that there are, live and persistent; nothing is written where it is so already.
+        Raises Refused, Unreachable.
+        """
+        wanted = None if asked is None or asked.name is None else name_sources.element(asked)
+        try:
+            domain = self._calls.lookupByUUIDString(str(uuid))
+            flags = [libvirt.VIR_DOMAIN_AFFECT_LIVE] if domain.isActive() else []
+            if domain.isPersistent():
+                flags.append(libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            if any(_metadata(domain, flag) != wanted for flag in flags):
+                domain.setMetadata(_ELEMENT, wanted, ASKED_KEY, ASKED_URI, sum(flags))
+        except libvirt.libvirtError as error:
+            raise self._failure(error) from error
+
+    def _failure(
+        self, error: libvirt.libvirtError, why: Callable[[], int | None] = lambda: None
+    ) -> Refused | Unreachable:
+        """What a failed change means; ``why`` is asked for the errno where libvirt's code does not tell."""
+        if not self.alive():
+            return Unreachable(str(error))
+        code = error.get_error_code()
+        if code == libvirt.VIR_ERR_SYSTEM_ERROR:
+            return Refused(str(error), error.get_int1() or errno.EIO)
+        otherwise = errno.EBUSY if code == libvirt.VIR_ERR_OPERATION_INVALID else errno.EIO
+        return Refused(str(error), _ERRNOS.get(code) or why() or otherwise)
+
+    def _why_not_renamed(self, uuid: UUID, new: str) -> int | None:
         """The errno for a refusal. libvirt has one code for many reasons and words in many languages,
         so the reasons themselves are looked at, in the order in which qemuDomainRename checks them."""
-        code = error.get_error_code()
-        if code == libvirt.VIR_ERR_NO_DOMAIN:
-            return errno.ENOENT
-        if code in _DENIED:
-            return errno.EACCES
-        if code == libvirt.VIR_ERR_NO_SUPPORT:
-            return errno.EOPNOTSUPP
-        if code in (libvirt.VIR_ERR_XML_ERROR, libvirt.VIR_ERR_INVALID_ARG):
-            return errno.EINVAL
-        if code == libvirt.VIR_ERR_SYSTEM_ERROR:
-            return error.get_int1() or errno.EIO
         with suppress(libvirt.libvirtError):
             domain = self._calls.lookupByUUIDString(str(uuid))
             if not domain.isPersistent():
@@ -278,7 +318,19 @@ class Connection:
             with suppress(libvirt.libvirtError):
                 self._calls.lookupByName(new)
                 return errno.EEXIST
-        return errno.EBUSY if code == libvirt.VIR_ERR_OPERATION_INVALID else errno.EIO
+        return None
+
+
+def _metadata(domain: libvirt.virDomain, flag: int) -> str | None:
+    """namefs's element in one definition, as `name_sources.element` writes it; None: there is none."""
+    try:
+        return str(domain.metadata(_ELEMENT, ASKED_URI, flag))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return None
+        raise
+    except UnicodeDecodeError:
+        return ""  # There is one, and not of namefs's making.
 
 
 def _name(domain: libvirt.virDomain) -> str:

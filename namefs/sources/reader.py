@@ -10,14 +10,15 @@ import functools
 import inspect
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 import trio
 
-from namefs.errors import NamefsError
-from namefs.model import Domain, Key, Listed, Observed
+from namefs.errors import ExitCode, NamefsError
+from namefs.model import Asked, Domain, Key, Listed, Observed
+from namefs.name_sources import NameSources, renamed
 from namefs.sources.libvirt import Connection, Unreachable, start_events
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _RETRY_FIRST_S, _RETRY_MOST_S = 0.1, 2.0
 _READ_AGAIN_S = 2.0
 
 _FILES_SETTLE_S = 0.05
+
+_TRIES = 5
 
 _FACTS_AFTER_S = 0.005
 """After a new name is shown, the rest is read this much later: to parse a definition holds Python's lock
@@ -75,6 +78,7 @@ class Reader:
         apply: Callable[..., Awaitable[None]],
         index: Callable[[], Index],
         connected: Callable[[], None],
+        sources: NameSources,
     ) -> None:
         self.uri = uri
         self.label = label
@@ -82,16 +86,21 @@ class Reader:
         self._apply = apply
         self._index = index
         self._connected = connected
+        self._sources = sources
         self._connection: Connection | None = None
         self._hints: set[Hint] = set()
         self._again: set[Hint] = set()
         self._reading: set[Hint] = set()
         self._wake = trio.Event()
+        self._own_changes = 0
+        self._heard: list[set[Hint]] = []
         self._limiter = trio.CapacityLimiter(_CALLS_MAX)
 
     def hint(self, what: Hint) -> None:
         """Have this domain read again soon."""
         self._hints.add(what)
+        for heard in self._heard:
+            heard.add(what)
         self._wake.set()
 
     async def run(self) -> None:
@@ -130,7 +139,7 @@ class Reader:
             soon(closed.set)
 
         connection = await self._call(
-            Connection, self.uri, self.label, lambda uuid: soon(self.hint, uuid), lost
+            Connection, self.uri, self.label, lambda uuid: soon(self.hint, uuid), lost, self._sources
         )
         self._connection = connection
         # Hints that come while the list is made are served after it: they may be newer.
@@ -152,7 +161,7 @@ class Reader:
             except Unreachable as error:
                 log.info("listing failed: %s", error)
                 continue
-            known = {k.uuid for k, r in self._index().records.items() if r.domain.connection == self.label}
+            known = {uuid for uuid, connection in self._index().domains if connection == self.label}
             for uuid in present | known:
                 self.hint(uuid)
 
@@ -222,6 +231,7 @@ class Reader:
     async def _apply_seen(self, uuid: UUID, look: Callable[[UUID], Awaitable[Domain | None]]) -> bool:
         seen: dict[Key, Observed] = {}
         due = [uuid]
+        before = self._own_changes
         while due:
             key = Key(due.pop())
             if key not in seen:
@@ -229,6 +239,10 @@ class Reader:
                     due += self._note(seen, key, await look(key.uuid))
                 except _Unknown:
                     return False
+        if self._own_changes != before:
+            # Begun before a rename of ours and done after it: applied, this would turn it back for a moment.
+            self.hint(uuid)
+            return False
         await self._apply(*seen.values())
         for key in seen:
             if key.uuid != uuid:
@@ -238,13 +252,13 @@ class Reader:
 
     async def _renamed(self, connection: Connection, uuid: UUID) -> Domain | None:
         """What is on record of a domain, with its name as it is now."""
-        record = self._index().records.get(Key(uuid))
-        if record is None or record.domain.connection != self.label:
+        known = self._index().domains.get((uuid, self.label))
+        if known is None:
             raise _Unknown
         name = await self._call(connection.name_of, uuid)
-        if name == record.domain.name:
+        if name == known.name:
             raise _Unknown
-        return None if name is None else replace(record.domain, name=name)
+        return None if name is None else renamed(known, name)
 
     def _note(self, seen: dict[Key, Observed], key: Key, domain: Domain | None) -> list[UUID]:
         """Note what was read; returns who is on record with the same name.
@@ -268,8 +282,44 @@ class Reader:
         if connection is None:
             raise Unreachable(self.state.error or "not connected")
         await self._call(connection.rename, uuid, new)
-        await self._apply_seen(uuid, functools.partial(self._renamed, connection))
+        await self._apply_own(uuid, functools.partial(self._renamed, connection))
         self.hint(uuid)
+
+    async def refresh(self) -> None:
+        """List all domains and compare, and return once the view shows them. Raises NamefsError."""
+        connection = self._connection
+        if connection is None:
+            raise NamefsError(ExitCode.LIBVIRT_UNREACHABLE, self.state.error or "not connected")
+        heard: set[Hint] = set()
+        self._heard.append(heard)
+        try:
+            await self._apply(Listed(self.label, await self._call(connection.listed)))
+        except Unreachable as error:
+            raise NamefsError(ExitCode.LIBVIRT_UNREACHABLE, str(error)) from error
+        finally:
+            self._heard.remove(heard)
+            # They may be newer than the list, and yet have been served before it.
+            for what in heard:
+                self.hint(what)
+
+    async def set_asked(self, uuid: UUID, asked: Asked | None) -> None:
+        """Have the domain's metadata say what was asked for, and return once the view knows it.
+
+        Raises Refused, Unreachable, and NamefsError where the change can't be saved.
+        """
+        connection = self._connection
+        if connection is None:
+            raise Unreachable(self.state.error or "not connected")
+        await self._call(connection.set_asked, uuid, asked)
+        await self._apply_own(uuid, functools.partial(self._call, connection.by_uuid))
+
+    async def _apply_own(self, uuid: UUID, look: Callable[[UUID], Awaitable[Domain | None]]) -> None:
+        """Apply what we have just changed; again if another change of ours came in between."""
+        self._own_changes += 1
+        for _ in range(_TRIES):
+            before = self._own_changes
+            if await self._apply_seen(uuid, look) or before == self._own_changes:
+                break
 
     async def _call(self, call: Callable[..., R], *args: object) -> R:
         options: dict[str, Any] = {_ABANDON: True, "limiter": self._limiter}

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import pyfuse3
 import trio
 
+from namefs.applying import apply
 from namefs.backing import Backing
 from namefs.browse import Browser
 from namefs.fuse import Operations
 from namefs.guest import Shelf
-from namefs.index import Index, apply
+from namefs.index import Index
 from namefs.layout.directories import for_uri
 from namefs.model import Listed
 from namefs.sources.libvirt import Connection, start_events
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from namefs.model import Place
     from tests.lab.host import Host
     from tests.lab.mounted import Mounted
 
@@ -156,7 +158,10 @@ class ThroughTheKernel:
         self._top = mounted.path
 
     def settle(self, names: Sequence[str]) -> None:
-        until(lambda: sorted(os.listdir(self._top)) == sorted(names), TIMEOUT_S, f"the view shows {names}")
+        def shown() -> bool:
+            return sorted(e for e in os.listdir(self._top) if e[0] != ".") == sorted(names)
+
+        until(shown, TIMEOUT_S, f"the view shows {names}")
 
     def stat(self, path: str) -> Found:
         return _found((self._top / path).lstat())
@@ -219,10 +224,10 @@ class InProcess:
         places = for_uri(host.uri, root=str(host.root), home="/root", environ={}, uid=0)
         self._view = View({LABEL: places}.get)
         self.browser = Browser(self._view, Shelf(Backing("/nowhere")))
-        self.operations = Operations(self._view, self.browser, self._rename)
+        self.operations = Operations(self._view, self.browser, self._rename, self._rename)
         self._context = None
 
-    async def _rename(self, _old: bytes, _new: bytes) -> None:
+    async def _rename(self, _old: Place, _new: Place) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     def call(self, handler: Callable[..., Coroutine[Any, Any, R]], *args: object) -> R:
@@ -255,7 +260,7 @@ class InProcess:
         with closing(Connection(self._host.uri, LABEL, lambda _uuid: None, lambda _why: None)) as connection:
             index = apply(self._view.index, [Listed(LABEL, connection.listed())], 1).index
         self._view.publish(index, 1)
-        assert sorted(index.by_entry) == sorted(map(os.fsencode, names))
+        assert list(index.listings[b""]) == sorted(map(os.fsencode, names))
 
     def stat(self, path: str) -> Found:
         with self._at(path) as attrs:

@@ -12,7 +12,7 @@ from uuid import UUID
 import pyfuse3
 import pytest
 
-from namefs.layout.libvirt import SUBDIRECTORIES
+from namefs.layout.artefact import SUBDIRECTORIES
 from tests.contract.drivers import Driver, InProcess, Listing, Shown, ThroughTheKernel, Token
 from tests.lab import guests
 
@@ -147,6 +147,7 @@ def test_attributes_tell_of_a_guest_and_where_a_file_is(driver: Driver, libvirt_
         "user.namefs.uuid": str(UUID_A).encode(),
         "user.namefs.name": b"web",
         "user.namefs.state": b"shut off",
+        "user.namefs.connection": b"local",
         "user.namefs.former_names": b"",
     }
     assert driver.xattrs("web/log/serial0.log") == {

@@ -96,7 +96,7 @@ def of_libvirt(connection: libvirt.virConnect) -> dict[str, str]:
 def of_view(path: Path) -> dict[str, str]:
     """Entry to UUID of all guests; one that went meanwhile is left out."""
     found = {}
-    for entry in os.listdir(path):
+    for entry in (entry for entry in os.listdir(path) if not entry.startswith(".")):
         try:
             found[entry] = os.getxattr(path / entry, "user.namefs.uuid").decode()
         except OSError as error:
@@ -108,7 +108,7 @@ def of_view(path: Path) -> dict[str, str]:
 def of_journal(path: Path) -> dict[str, str]:
     """Entry to UUID of all guests in the saved index."""
     index = journal.read(os.fspath(path))
-    return {os.fsdecode(entry): str(key.uuid) for entry, key in index.by_entry.items()}
+    return {os.fsdecode(place.entry): str(key.uuid) for place, key in index.by_place.items()}
 
 
 def shows_what_libvirt_has(mounted: Mounted, connection: libvirt.virConnect) -> None:

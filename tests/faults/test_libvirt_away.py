@@ -47,7 +47,7 @@ def status(mounted: Mounted) -> dict[str, Any]:
 def shows(mounted: Mounted, *entries: str) -> None:
     """Return once the view shows these guests and no others."""
     wanted = sorted(entries)
-    until(lambda: sorted(os.listdir(mounted.path)) == wanted, CAUGHT_UP_S, f"the view shows {wanted}")
+    until(lambda: sorted(mounted.names()) == wanted, CAUGHT_UP_S, f"the view shows {wanted}")
     for entry in entries:
         assert (mounted.path / entry).is_dir()
 
@@ -101,7 +101,7 @@ def test_started_without_libvirt_it_serves_the_saved_index_and_says_so(
     mounted.terminate()
     libvirt_host.stop_libvirtd()
     mounted.start()
-    assert os.listdir(mounted.path) == ["web"]
+    assert mounted.names() == ["web"]
     assert "<name>web</name>" in (mounted.path / "web/config.xml").read_text()
     until(lambda: status(mounted)["error"], CAUGHT_UP_S, "namefs says why it waits")
     connection = status(mounted)
@@ -118,7 +118,7 @@ def test_started_without_libvirt_and_without_an_index_it_shows_nothing_until_lib
 ) -> None:
     libvirt_host.stop_libvirtd()
     mounted = mount_namefs()
-    assert os.listdir(mounted.path) == []
+    assert mounted.names() == []
     assert status(mounted)["state"] == "waiting"
     libvirt_host.start_libvirtd()
     shows(mounted, "web")
@@ -130,7 +130,7 @@ def test_what_changes_while_namefs_has_no_libvirt_is_caught_up_with(
 ) -> None:
     shows(mounted, "web")
     getattr(libvirt_host, end)()
-    assert os.listdir(mounted.path) == ["web"]
+    assert mounted.names() == ["web"]
     assert (mounted.path / "web/config.xml").stat().st_size > 0
     until(lambda: status(mounted)["state"] == "waiting", CAUGHT_UP_S, "namefs says that it waits")
     rename_by_hand("web", "shop", libvirt_host)
@@ -146,7 +146,7 @@ def test_what_changes_while_neither_runs_is_caught_up_with(
     libvirt_host.stop_libvirtd()
     rename_by_hand("web", "shop", libvirt_host)
     mounted.start()
-    assert os.listdir(mounted.path) == ["web"]
+    assert mounted.names() == ["web"]
     libvirt_host.start_libvirtd()
     shows(mounted, "shop")
 
@@ -192,7 +192,7 @@ def test_a_libvirtd_that_hangs_holds_nothing_up_and_is_noticed(
     ask_libvirt_about("web", libvirt_host)
     within(AT_ONCE_S, (mounted.path / "web").stat)
     within(AT_ONCE_S, (mounted.path / "web/config.xml").read_text)
-    within(AT_ONCE_S, lambda: os.listdir(mounted.path))
+    within(AT_ONCE_S, lambda: mounted.names())
     began = time.monotonic()
     until(lambda: status(mounted)["state"] == "waiting", NOTICED_S, "namefs says that libvirt is away")
     # Not before it could know: a status of "waiting" all the time would be no news.

@@ -6,16 +6,27 @@ and the bug are there when nothing is done about them. These changes put them th
 
 from __future__ import annotations
 
+import functools
+import os
+import signal
 import sys
+from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from namefs import cli, fuse
+from namefs import cli, fuse, journal
 from namefs.attributes import Attributes, Attrs
-from namefs.guest import Guest, Item, Shelf
+from namefs.guest import Guest, Shelf
+from namefs.sources.libvirt import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from namefs.items import Item
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KEPT_S = 3600.0
 
@@ -25,11 +36,24 @@ NOT_WITHDRAWN = "not withdrawn: "
 BUGGY_ENTRY = b"config.xml"
 BUG = "a bug, made for a test"
 
+FATAL = "fatal"
+"""The file in the daemon's directory that says where it is killed: ``after set_asked 2``, say."""
+
+STEPS: tuple[tuple[object, str], ...] = (
+    (journal.Journal, "save"),
+    (journal, "_write_one"),
+    (fuse, "withdraw"),
+    (Connection, "set_asked"),
+    (Connection, "rename"),
+)
+"""What a rename does, one after the other: the calls before and after which it can be killed. A save that a
+power cut must not take back, which nothing but a wish is, is ``save durably``."""
+
 
 def without_withdrawal() -> None:
     """The kernel is never told that an entry changed."""
 
-    def withdraw(entry: bytes) -> None:
+    def withdraw(directory: int, entry: bytes) -> None:
         print(f"{NOT_WITHDRAWN}{entry.decode()}", file=sys.stderr, flush=True)
 
     fuse.withdraw = withdraw
@@ -57,8 +81,37 @@ def with_a_bug() -> None:
     Shelf.item = item  # type: ignore[method-assign]
 
 
+def killed_at_a_step() -> None:
+    """SIGKILL before or after the Nth call of one of `STEPS`, counted from when `FATAL` is there."""
+    calls: Counter[str] = Counter()
+
+    def pass_by(moment: str) -> None:
+        try:
+            where, _, number = Path(FATAL).read_text().rpartition(" ")
+        except FileNotFoundError:
+            return
+        if moment == where:
+            calls[moment] += 1
+            if calls[moment] == int(number):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(call: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(call)
+        def passing(*args: P.args, **kwargs: P.kwargs) -> R:
+            moment = call.__name__ + " durably" * (args[-1] is True)
+            pass_by(f"before {moment}")
+            result = call(*args, **kwargs)
+            pass_by(f"after {moment}")
+            return result
+
+        return passing
+
+    for owner, name in STEPS:
+        setattr(owner, name, watched(getattr(owner, name)))
+
+
 CHANGES: dict[str, Callable[[], None]] = {
-    change.__name__: change for change in (without_withdrawal, with_files_kept, with_a_bug)
+    change.__name__: change for change in (without_withdrawal, with_files_kept, with_a_bug, killed_at_a_step)
 }
 
 

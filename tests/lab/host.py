@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import libvirt
@@ -62,12 +63,14 @@ UNDEFINE_FLAGS = (
 
 EMPTIED = (
     "etc/libvirt/hooks/qemu.d",
+    "var/lib/libvirt/by-uuid",
     "var/lib/libvirt/images",
     "var/lib/libvirt/qemu/checkpoint",
     "var/lib/libvirt/qemu/nvram",
     "var/lib/libvirt/qemu/save",
     "var/lib/libvirt/qemu/snapshot",
     "var/lib/libvirt/swtpm",
+    "var/log/libvirt/by-uuid",
     "var/log/libvirt/qemu",
     "var/log/swtpm/libvirt/qemu",
 )
@@ -148,7 +151,9 @@ class Host:
         connection = self.connect()
         try:
             for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
-                domain.memoryStats()
+                # Of a migration's target it is the end: then it is done with that one too.
+                with suppress(libvirt.libvirtError):
+                    domain.memoryStats()
         finally:
             connection.close()
 

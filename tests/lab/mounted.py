@@ -12,8 +12,9 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
+from tests.lab import forked
 from tests.lab.notify import ReadySocket
 from tests.lab.process import wait_ended
 from tests.lab.waiting import until
@@ -31,8 +32,10 @@ COMPLAINT = re.compile(r"^<[0-4]>|\b(WARNING|ERROR|CRITICAL|FATAL)\b|^Traceback 
 class Mounted:
     """One mount point, its journal and configuration, and the daemon that serves it at the moment.
 
-    ``connections`` are pairs of a libvirt URI and the root of that libvirt's directories, None for ``/``.
-    ``settings`` are further lines of TOML for the head of the configuration file. ``command`` starts namefs.
+    ``connections`` are pairs of a libvirt URI and the root of that libvirt's directories, None for ``/``; of
+    several, the labels are ``a``, ``b`` and so on.
+    ``settings`` are further lines of TOML for the head of the configuration file, ``of_connection`` for each
+    connection in it. ``command`` starts namefs.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Mounted:
         connections: Sequence[tuple[str, Path | None]],
         settings: str = "",
         command: Sequence[str] = NAMEFS,
+        of_connection: str = "",
     ) -> None:
         # In /tmp, whatever TMPDIR says, and not pytest's: a socket's address holds 107 bytes, and a test may
         # look at the view as an ordinary user.
@@ -55,13 +59,13 @@ class Mounted:
         self._ready = directory / "ready"
         self._log = directory / "log"
         self._allowed: list[re.Pattern[str]] = []
-        self._daemon: subprocess.Popen[bytes] | None = None
+        self._daemon: subprocess.Popen[bytes] | forked.Process | None = None
         self._sockets = 5 + 2 * len(connections)
         """The control socket, two pairs by which trio wakes itself, and two connections to each libvirt.
         They may be opened only after READY."""
         self._descriptors: Counter[str] = Counter()
         self.path.mkdir()
-        self.config.write_text(_configuration(self, connections, settings))
+        self.config.write_text(_configuration(self, connections, settings, of_connection))
 
     @property
     def log(self) -> list[str]:
@@ -73,24 +77,18 @@ class Mounted:
         """Whether a daemon was started that nobody has stopped."""
         return self._daemon is not None
 
+    def names(self) -> list[str]:
+        """What plain ls(1) shows of the view: all but what begins with a dot."""
+        return [entry for entry in os.listdir(self.path) if not entry.startswith(".")]
+
     def start(self) -> None:
         """Start the daemon, and return when it says that the mount answers.
 
         Raises AssertionError with what it wrote when it ends or says nothing within TIMEOUT_S.
         """
         assert not self.running
-        environment = {**os.environ, "NOTIFY_SOCKET": os.fspath(self._ready), "PYTHONUNBUFFERED": "1"}
-        # Found as `python -m` finds it: the tests run the tree, not what may be installed.
-        environment["PYTHONPATH"] = os.fspath(PROJECT)
         with ReadySocket(self._ready) as ready, self._log.open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [*self._command, "mount", os.fspath(self.path), "--config", os.fspath(self.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=self.config.parent,
-            )
+            self._daemon = self._run(log)
             self.pid = self._daemon.pid
             try:
                 ready.wait(self.pid, TIMEOUT_S)
@@ -156,6 +154,23 @@ class Mounted:
         finally:
             self._clean_up()
 
+    def _run(self, log: IO[bytes]) -> subprocess.Popen[bytes] | forked.Process:
+        environment = {**os.environ, "NOTIFY_SOCKET": os.fspath(self._ready), "PYTHONUNBUFFERED": "1"}
+        # Found as `python -m` finds it: the tests run the tree, not what may be installed.
+        environment["PYTHONPATH"] = os.fspath(PROJECT)
+        arguments = ["mount", os.fspath(self.path), "--config", os.fspath(self.config)]
+        if self._command == NAMEFS:
+            directory = self.config.parent
+            return forked.start(arguments, output=log, environment=environment, directory=directory)
+        return subprocess.Popen(
+            [*self._command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=self.config.parent,
+        )
+
     def _clean_up(self) -> None:
         if self._daemon is not None:
             self.kill()
@@ -202,16 +217,21 @@ class Mounted:
         return self._open_descriptors() - self._descriptors
 
 
-def _configuration(mounted: Mounted, connections: Iterable[tuple[str, Path | None]], settings: str) -> str:
+def _configuration(
+    mounted: Mounted, connections: Iterable[tuple[str, Path | None]], settings: str, of_connection: str
+) -> str:
     lines = [
         f"mountpoint = {_toml(mounted.path)}",
         f"journal = {_toml(mounted.journal)}",
         f"runtime-directory = {_toml(mounted.runtime_directory)}",
         settings,
     ]
-    for uri, root in connections:
+    several = list(connections)
+    for number, (uri, root) in enumerate(several):
         lines += ["[[connection]]", f"uri = {_toml(uri)}"]
+        lines += [f"label = {_toml(chr(ord('a') + number))}"] if len(several) > 1 else []
         lines += [] if root is None else [f"root = {_toml(root)}"]
+        lines.append(of_connection)
     return "\n".join(lines) + "\n"
 
 

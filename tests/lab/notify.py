@@ -39,7 +39,10 @@ class ReadySocket:
         Raises ChildProcessError when process ``pid`` ends first, TimeoutError after ``timeout_s`` seconds.
         """
         deadline = time.monotonic() + timeout_s
-        process = os.pidfd_open(pid)
+        try:
+            process = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise ChildProcessError(f"process {pid} ended before it was ready") from None
         try:
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)

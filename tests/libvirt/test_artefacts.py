@@ -50,10 +50,17 @@ OFF_FILES = {
 }
 """The same of the guest that was saved."""
 
-ALL_FILES = [(f"web/{e}", p) for e, p in FILES.items()] + [(f"off/{e}", p) for e, p in OFF_FILES.items()]
+KEPT = {
+    "log/qemu.log": "/var/log/libvirt/by-uuid/{}/qemu.log",
+    "log/swtpm.log": "/var/log/libvirt/by-uuid/{}/swtpm.log",
+    "log/virtiofsd-fs0.log": "/var/log/libvirt/by-uuid/{}/virtiofsd-fs0.log",
+}
+"""Where the lines of logs are kept, and shown from, that libvirt calls by the guest's name."""
 
-NARROWED = {"web/log/swtpm.log": 0o640}
-"""Modes that are less in the view: /var/log/swtpm/libvirt/qemu is closed to all but owner and group."""
+ALL_FILES = [(f"web/{e}", KEPT.get(e, p).format(UUID_WEB)) for e, p in FILES.items()]
+ALL_FILES += [(f"off/{e}", KEPT.get(e, p).format(UUID_OFF)) for e, p in OFF_FILES.items()]
+
+ALL_LOGS = [(f"web/{e}", FILES[e]) for e in KEPT] + [("off/log/qemu.log", OFF_FILES["log/qemu.log"])]
 
 
 @dataclass
@@ -202,8 +209,16 @@ def test_a_file_has_the_content_the_attributes_and_the_path_of_the_one_behind_it
     for what in ("st_size", "st_blocks", "st_uid", "st_gid", "st_mtime_ns", "st_ctime_ns", "st_nlink"):
         assert getattr(here, what) == getattr(there, what), what
     assert stat.S_ISREG(here.st_mode)
-    assert stat.S_IMODE(here.st_mode) == NARROWED.get(entry, stat.S_IMODE(there.st_mode))
+    assert stat.S_IMODE(here.st_mode) == stat.S_IMODE(there.st_mode)
     assert os.getxattr(shown, "user.namefs.path") == os.fsencode(real)
+
+
+@pytest.mark.parametrize(("entry", "path"), ALL_LOGS)
+def test_a_log_that_is_kept_has_the_lines_of_libvirts_and_is_roots(lab: Lab, entry: str, path: str) -> None:
+    shown = lab.view / entry
+    assert shown.read_bytes() == lab.host.outside(path).read_bytes()
+    info = shown.stat()
+    assert (stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid) == (0o600, 0, 0)
 
 
 def test_a_symlink_leads_to_the_real_path(lab: Lab) -> None:
@@ -284,12 +299,10 @@ def test_link_counts_let_find_and_others_skip_nothing(lab: Lab) -> None:
 
 def test_ls_prints_the_same_line_as_for_the_real_file(lab: Lab) -> None:
     for entry, path in ALL_FILES:
-        if entry not in NARROWED:
-            real = lab.host.outside(path)
-            line = run("ls", "-l", "--time-style=full-iso", entry, cwd=lab.view)
-            assert line == run("ls", "-l", "--time-style=full-iso", str(real), cwd=lab.view).replace(
-                str(real), entry
-            )
+        real = lab.host.outside(path)
+        line = run("ls", "-l", "--time-style=full-iso", entry, cwd=lab.view)
+        of_real = run("ls", "-l", "--time-style=full-iso", str(real), cwd=lab.view)
+        assert line == of_real.replace(str(real), entry)
 
 
 def test_du_counts_what_the_real_files_use(lab: Lab) -> None:
@@ -324,12 +337,13 @@ def test_a_guest_says_in_attributes_which_one_it_is(lab: Lab) -> None:
         "user.namefs.uuid": str(UUID_WEB).encode(),
         "user.namefs.name": b"web",
         "user.namefs.state": b"paused",
+        "user.namefs.connection": b"local",
         "user.namefs.former_names": b"",
     }
 
 
 def test_the_attributes_and_acls_of_others_are_readable_as_they_are(lab: Lab) -> None:
-    shown, real = lab.view / "off/log/qemu.log", lab.host.outside(OFF_FILES["log/qemu.log"])
+    shown, real = lab.view / "off/log/qemu.log", lab.host.outside(KEPT["log/qemu.log"].format(UUID_OFF))
     # acl(5) in the form of include/uapi/linux/posix_acl_xattr.h: user::rw-, user:4711:r--, group::---,
     # mask::r--, other::---
     entries = [(0x01, 6, 0xFFFFFFFF), (0x02, 4, 4711), (0x04, 0, 0xFFFFFFFF), (0x10, 4, 0xFFFFFFFF)]

@@ -143,7 +143,8 @@ def test_the_first_line_of_a_log_is_read_under_the_name(
     try:
         hooked.virsh("create", write(hooked, guests.xml("web", UUID_B)))
         until(lambda: f"-uuid {UUID_B}" in printed.read_text(), SOON_S, "tail prints the start")
-        assert first + printed.read_text() == log.read_text()
+        # libvirt goes on in the file, or begins one if namefs has removed it by then.
+        assert printed.read_text() == log.read_text().removeprefix(first)
     finally:
         tail.kill()
         tail.wait()
@@ -157,7 +158,7 @@ def test_a_start_that_fails_leaves_no_guest_behind(hooked: Host, mounted: Mounte
     assert "Cannot access storage file" in hooked.virsh("create", definition, check=False)
     assert check.found() == ["web shown=yes log=no"]
     until(lambda: not (mounted.path / "web").exists(), SOON_S, "web is gone")
-    assert os.listdir(mounted.path) == []
+    assert mounted.names() == []
 
 
 def test_a_guest_of_a_former_name_is_shown_by_its_new_one(
@@ -215,4 +216,4 @@ def test_a_guest_starts_and_stops_whatever_became_of_the_daemon(
         else:
             mounted.start()
     until(lambda: state(mounted.path / "web") == b"running", SOON_S, "web is shown as running")
-    until(lambda: os.listdir(mounted.path) == ["web"], SOON_S, "the other one is not shown")
+    until(lambda: mounted.names() == ["web"], SOON_S, "the other one is not shown")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 UUID_A = UUID("00000000-0000-4000-8000-00000000000a")
 UUID_B = UUID("00000000-0000-4000-8000-00000000000b")
-SOON_S = 5.0
+SOON_S = 15.0
 NAMES = [
     " ",
     "-rf",
@@ -178,9 +178,8 @@ def test_tail_prints_each_line_once_through_rotations(libvirt_host: Host, web: P
                     older.rename(real.with_name(f"web.log.{number + 1}"))
             real.rename(real.with_name("web.log.0"))
             real.touch(0o600)
-    pieces = ["qemu.log.3", "qemu.log.2", "qemu.log.1", "qemu.log.0"]
-    assert sorted(os.listdir(web / "log")) == sorted([*pieces, "qemu.log"])
-    assert "".join((web / "log" / piece).read_text() for piece in pieces) == printed
+    assert os.listdir(web / "log") == ["qemu.log"]
+    assert (web / "log/qemu.log").read_text() == printed
 
 
 def test_tail_goes_on_after_a_log_is_copied_and_truncated(
@@ -197,8 +196,8 @@ def test_tail_goes_on_after_a_log_is_copied_and_truncated(
         tailed.prints(whole + "after\n")
         append(real, "more\n")
         tailed.prints(whole + "after\nmore\n")
-    assert (web / "log/qemu.log").read_text() == "after\nmore\n"
-    assert (web / "log/qemu.log.1").read_text() == whole
+    assert os.listdir(web / "log") == ["qemu.log"]
+    assert (web / "log/qemu.log").read_text() == whole + "after\nmore\n"
 
 
 def test_virtlogd_rotates_and_tail_loses_nothing(libvirt_host: Host, web: Path, tmp_path: Path) -> None:
@@ -221,9 +220,9 @@ def test_virtlogd_rotates_and_tail_loses_nothing(libvirt_host: Host, web: Path, 
         stderr.write("the end\n")
         stderr.flush()
         tailed.prints(half * 3 + "the end\n")
-    assert (web / "log/qemu.log.0").read_bytes() == real.with_name("web.log.0").read_bytes()
-    assert (web / "log/qemu.log").read_text() == real.read_text()
-    assert (web / "log/qemu.log").read_text().endswith(line + "the end\n")
+    both = real.with_name("web.log.0").read_text() + real.read_text()
+    assert (web / "log/qemu.log").read_text() == both
+    assert both.endswith(line + "the end\n")
 
 
 def test_whoever_holds_a_log_open_goes_on_through_a_rename_of_the_guest(
@@ -242,18 +241,16 @@ def test_whoever_holds_a_log_open_goes_on_through_a_rename_of_the_guest(
         assert by_new_name.text == ""
         libvirt_host.virsh("domrename", "web", "shop")
         until(shop.exists, SOON_S, "shop is shown")
-        # The log of the new name does not exist before the next start: the old one is still the newest.
         by_new_name.prints(first)
         append(real, "renamed\n")
         for tailed in (by_descriptor, from_within, by_new_name):
             tailed.prints(first + "renamed\n")
         run_once(libvirt_host, "shop")
-        second = real_log(libvirt_host, "shop").read_text()
-        from_within.prints(first + "renamed\n" + second)
-        by_new_name.prints(first + "renamed\n" + second)
-        assert by_descriptor.text == first + "renamed\n"
-    assert (shop / "log/qemu@web.log").read_text() == first + "renamed\n"
-    assert (shop / "log/qemu.log").read_text() == second
+        whole = first + "renamed\n" + real_log(libvirt_host, "shop").read_text()
+        for tailed in (by_descriptor, from_within, by_new_name):
+            tailed.prints(whole)
+    assert os.listdir(shop / "log") == ["qemu.log"]
+    assert (shop / "log/qemu.log").read_text() == whole
 
 
 def test_a_tail_of_a_former_name_is_not_given_the_lines_of_who_took_that_name(
@@ -268,7 +265,7 @@ def test_a_tail_of_a_former_name_is_not_given_the_lines_of_who_took_that_name(
         run_once(libvirt_host, "web")
         new = mounted.path / "web/log/qemu.log"
         until(lambda: new.exists() and new.stat().st_size, SOON_S, "the other one's log is shown")
-        assert real.read_text() == first + new.read_text()
+        assert real.read_text().removeprefix(first) == new.read_text()
         assert tailed.is_at(mounted.path / "shop/log/qemu.log")
         append(real, "of the new one\n")
         until(lambda: new.read_text().endswith("of the new one\n"), SOON_S, "the line is shown")
@@ -291,9 +288,7 @@ def test_what_follows_a_rotation_belongs_to_who_wrote_last(
     real.with_name(rotated).write_bytes(real.read_bytes())
     os.truncate(real, 0)
     append(real, "line\n")
-    entry = rotated.replace("web", "qemu")
-    until(lambda: (mounted.path / "web/log" / entry).exists(), SOON_S, "the rotated log is shown")
-    assert (mounted.path / "web/log/qemu.log").read_text() == "line\n"
-    assert (mounted.path / "web/log" / entry).read_text() == second
-    logs = mounted.path / "shop/log"
-    assert [(logs / found).read_text() for found in os.listdir(logs)] == [first]
+    log = mounted.path / "web/log/qemu.log"
+    until(lambda: log.exists() and log.read_text().endswith("line\n"), SOON_S, "the line is shown")
+    assert log.read_text() == second + "line\n"
+    assert (mounted.path / "shop/log/qemu.log").read_text() == first

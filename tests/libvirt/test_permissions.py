@@ -33,9 +33,9 @@ ACL = "system.posix_acl_access"
 PAIRS = {
     "web/config.xml": "/etc/libvirt/qemu/web.xml",
     "web/status.xml": "/run/libvirt/qemu/web.xml",
-    "web/log/qemu.log": "/var/log/libvirt/qemu/web.log",
+    "web/log/qemu.log": f"/var/log/libvirt/by-uuid/{UUID_WEB}/qemu.log",
     "web/log/serial0.log": "/var/log/libvirt/qemu/web-serial0.log",
-    "web/log/swtpm.log": "/var/log/swtpm/libvirt/qemu/web-swtpm.log",
+    "web/log/swtpm.log": f"/var/log/libvirt/by-uuid/{UUID_WEB}/swtpm.log",
     "web/nvram/VARS.fd": "/var/lib/libvirt/qemu/nvram/web_VARS.fd",
     "web/run/pid": "/run/libvirt/qemu/web.pid",
     "web/tpm/tpm2-00.permall": f"/var/lib/libvirt/swtpm/{UUID_WEB}/tpm2/tpm2-00.permall",

@@ -110,7 +110,7 @@ class Copy:
         of_libvirt = [
             "/etc/libvirt/nwfilter", "/etc/libvirt/qemu/networks", "/etc/libvirt/secrets", "/run/libvirt",
             "/run/libvirtd.pid", "/run/virtlogd.pid", "/run/utmp", "/var/lib/libvirt/dnsmasq",
-            "/var/lib/libvirt/qemu", "/var/log/libvirt/libvirtd.log",
+            "/var/lib/libvirt/qemu", "/var/log/libvirt/libvirtd.log", "/var/log/libvirt/virtlogd.log",
         ]  # fmt: skip
         prune = " -o ".join(f"-path {path}" for path in of_libvirt)
         find = f"find {places} -xdev \\( {prune} \\) -prune -o -printf '%p\\t%M %u %g\\n' 2>/dev/null || true"

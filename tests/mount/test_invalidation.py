@@ -6,7 +6,6 @@ Without that a test passes as well when the kernel kept nothing in the first pla
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -63,7 +62,7 @@ def test_a_renamed_guest_is_gone_from_its_old_name_and_there_under_the_new(
     domain.rename("shop")
     until(lambda: shown(mounted.path / "web") is None, SOON_S, "the old name is ENOENT")
     assert shown(mounted.path / "shop") == inode
-    assert os.listdir(mounted.path) == ["shop"]
+    assert mounted.names() == ["shop"]
 
 
 def test_without_withdrawal_a_renamed_guest_stays_under_its_old_name(
@@ -75,7 +74,7 @@ def test_without_withdrawal_a_renamed_guest_stays_under_its_old_name(
     domain.rename("shop")
     not_withdrawn(mounted, "web")
     assert shown(mounted.path / "web") == inode
-    assert os.listdir(mounted.path) == ["shop"]
+    assert mounted.names() == ["shop"]
 
 
 def test_an_undefined_guest_is_gone(mounted: Mounted, connection: libvirt.virConnect) -> None:
@@ -94,7 +93,7 @@ def test_without_withdrawal_an_undefined_guest_stays(
     domain.undefine()
     not_withdrawn(mounted, "web")
     assert shown(mounted.path / "web") == inode
-    assert os.listdir(mounted.path) == []
+    assert mounted.names() == []
 
 
 def test_a_name_that_passes_to_another_guest_leads_to_that_one(

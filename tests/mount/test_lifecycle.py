@@ -52,7 +52,7 @@ def test_ready_is_said_when_the_mount_answers(mounted: Mounted) -> None:
     # `Mounted.start` has returned upon READY=1.
     assert is_mounted(mounted.path)
     assert os.statvfs(mounted.path).f_namemax == 255
-    until(lambda: os.listdir(mounted.path) == ["test"], TIMEOUT_S, "the test driver's guest is there")
+    until(lambda: mounted.names() == ["test"], TIMEOUT_S, "the test driver's guest is there")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -60,7 +60,7 @@ def test_a_signal_unmounts_and_ends_it_with_0(mounted: Mounted, number: signal.S
     os.kill(mounted.pid, number)
     assert mounted.ended() == 0
     assert not is_mounted(mounted.path)
-    assert os.listdir(mounted.path) == []
+    assert mounted.names() == []
 
 
 def test_it_ends_with_0_while_files_in_the_view_are_open(mounted: Mounted) -> None:
@@ -110,7 +110,7 @@ def test_a_dead_mount_is_taken_over(mounted: Mounted) -> None:
         mounted.kill()
         assert is_mounted(mounted.path)
         mounted.start()
-        until(lambda: os.listdir(mounted.path) == ["test"], TIMEOUT_S, "the view is back")
+        until(lambda: mounted.names() == ["test"], TIMEOUT_S, "the view is back")
     finally:
         os.close(directory)
 

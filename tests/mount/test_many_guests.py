@@ -83,7 +83,7 @@ def mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
         began = time.monotonic()
         mounted.start()
         ready = time.monotonic()
-        until(lambda: len(os.listdir(mounted.path)) == GUESTS, TIMEOUT_S, "all guests are in the view")
+        until(lambda: len(mounted.names()) == GUESTS, TIMEOUT_S, "all guests are in the view")
         print(f"\nready after {ready - began:.2f} s, {GUESTS} guests after {time.monotonic() - began:.2f} s")
         yield mounted
     finally:
@@ -155,7 +155,7 @@ def test_a_guest_is_renamed_among_them_and_back(mounted: Mounted, old: str, new:
         until(lambda: not os.path.lexists(before), TIMEOUT_S, "the old name is gone")
         assert os.getxattr(after, "user.namefs.name").decode() == new
         assert os.getxattr(after, "user.namefs.former_names").decode() == old
-        assert len(os.listdir(mounted.path)) == GUESTS
+        assert len(mounted.names()) == GUESTS
     finally:
         os.rename(after, before)
     until(lambda: not os.path.lexists(after), TIMEOUT_S, "the new name is gone")
@@ -188,4 +188,4 @@ def test_the_daemon_starts_again_with_all_of_them(mounted: Mounted) -> None:
     mounted.terminate()
     mounted.start()
     # From the saved index: before libvirt has been asked for the first guest.
-    assert len(os.listdir(mounted.path)) == GUESTS
+    assert len(mounted.names()) == GUESTS

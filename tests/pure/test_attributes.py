@@ -8,10 +8,11 @@ from uuid import UUID
 
 import pytest
 
+from namefs.applying import apply
 from namefs.attributes import NAMES_KEPT_S, Attributes
-from namefs.guest import Item
-from namefs.index import Index, apply
-from namefs.layout.libvirt import Artefact, Kind
+from namefs.index import Index
+from namefs.items import Item
+from namefs.layout.artefact import Artefact, Kind
 from namefs.model import Domain, Key, Observed
 
 A = UUID("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")

@@ -22,6 +22,8 @@ SYSTEM = Directories(
     log="/var/log/libvirt/qemu",
     swtpm_log="/var/log/swtpm/libvirt/qemu",
     swtpm_state="/var/lib/libvirt/swtpm",
+    store="/var/lib/libvirt/by-uuid",
+    store_log="/var/log/libvirt/by-uuid",
 )
 
 
@@ -52,6 +54,8 @@ def test_a_session_follows_the_xdg_directories() -> None:
         log="/k/libvirt/qemu/log",
         swtpm_log="/k/libvirt/qemu/log",
         swtpm_state="/c/libvirt/qemu/swtpm",
+        store="/home/ann/.local/share/libvirt/by-uuid",
+        store_log="/k/libvirt/by-uuid",
     )
 
 
@@ -66,6 +70,8 @@ def test_a_session_without_xdg_variables_lies_in_the_home(environ: dict[str, str
         log="/home/ann/.cache/libvirt/qemu/log",
         swtpm_log="/home/ann/.cache/libvirt/qemu/log",
         swtpm_state="/home/ann/.config/libvirt/qemu/swtpm",
+        store="/home/ann/.local/share/libvirt/by-uuid",
+        store_log="/home/ann/.cache/libvirt/by-uuid",
     )
 
 
@@ -91,6 +97,8 @@ def test_an_embedded_daemon_lies_below_its_root(query: str, directory: str) -> N
         log=f"{directory}/log/qemu",
         swtpm_log=f"{directory}/log/swtpm",
         swtpm_state=f"{directory}/lib/swtpm",
+        store=f"{directory}/lib/by-uuid",
+        store_log=f"{directory}/log/by-uuid",
     )
 
 
@@ -145,6 +153,8 @@ def test_a_second_system_daemon_lies_below_its_root(root: str) -> None:
         log="/srv/b/var/log/libvirt/qemu",
         swtpm_log="/srv/b/var/log/swtpm/libvirt/qemu",
         swtpm_state="/srv/b/var/lib/libvirt/swtpm",
+        store="/srv/b/var/lib/libvirt/by-uuid",
+        store_log="/srv/b/var/log/libvirt/by-uuid",
         root="/srv/b",
     )
 

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from namefs.domxml import NotADomain, parse, parse_status
-from namefs.model import Disk, Domain, Named
+from namefs.model import Asked, Disk, Domain, Named
+from namefs.name_sources import NameSources
 
 XML = Path(__file__).with_name("xml")
 LIVE = (XML / "web-live.xml").read_bytes()
@@ -57,6 +58,7 @@ def test_a_running_guest_as_libvirt_describes_it() -> None:
         ),
         nvram="/srv/demo/lib/qemu/nvram/web_VARS.fd",
         filesystems=("fs0",),
+        names=(("namefs", ""), ("libvirt", "web")),
     )
 
 
@@ -84,6 +86,48 @@ def test_the_status_file_tells_pid_and_monitor() -> None:
 def test_a_pid_that_is_none_yet_is_none(pid: str) -> None:
     status = parse_status(f"<domstatus pid='{pid}'>".encode() + definition() + b"</domstatus>")
     assert (status.pid, status.monitor) == (None, None)
+
+
+NOVA = "http://openstack.org/xmlns/libvirt/nova/1.1"
+
+
+def server(name: str, project: str) -> str:
+    return (
+        f"<metadata><n:instance xmlns:n='{NOVA}'><n:name>{name}</n:name>"
+        f"<n:owner><n:project>{project}</n:project></n:owner></n:instance></metadata>"
+    )
+
+
+def asked(name: str, asked_ns: int) -> str:
+    return f"<metadata><name xmlns='urn:namefs:1' asked='{asked_ns}'>{name}</name></metadata>"
+
+
+def names_of(live: str, persistent: str, *sources: str) -> Domain:
+    return parse(
+        "here",
+        definition(rest=live),
+        definition(rest=persistent),
+        state="running",
+        sources=NameSources(sources, "nova:project"),
+    )
+
+
+def test_names_and_group_are_those_of_the_running_definition_where_it_has_them() -> None:
+    domain = names_of(server("shop", "sales"), "<title>Till</title>" + server("old", "it"), "title", "nova")
+    assert domain.names == (("title", "Till"), ("nova", "shop"), ("libvirt", "web"))
+    assert domain.group == "sales"
+
+
+def test_a_name_of_the_running_definition_that_is_none_gives_way_to_the_persistent_one() -> None:
+    domain = names_of(server(" ", "..."), server("shop", "sales"), "nova")
+    assert (domain.names, domain.group) == ((("nova", "shop"), ("libvirt", "web")), "sales")
+
+
+@pytest.mark.parametrize(("live", "persistent"), [(("a", 2), ("b", 1)), (("b", 1), ("a", 2))])
+def test_what_was_asked_for_last_counts_wherever_it_is(
+    live: tuple[str, int], persistent: tuple[str, int]
+) -> None:
+    assert names_of(asked(*live), asked(*persistent)).asked == Asked("a", 2)
 
 
 def disk(target: str, path: str) -> str:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from namefs import naming
-from namefs.index import DEPARTED_KEPT_NS, Applied, Index, apply
-from namefs.model import Change, Domain, Former, Key, Listed, Mark, Observed
+from namefs.applying import DEPARTED_KEPT_NS, Applied, apply
+from namefs.index import Index
+from namefs.model import Change, Domain, Former, Key, Listed, Mark, Observed, Place
 
 A = UUID("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")
 B = UUID("1b4e28ba-9999-4999-8999-b9a761bde3fb")  # shares its first 8 digits with A
@@ -40,11 +41,21 @@ def after(*transactions: list[Observed | Listed]) -> Index:
 
 
 def entries(index: Index) -> dict[bytes, UUID]:
-    return {entry: key.uuid for entry, key in index.by_entry.items()}
+    return {place.entry: key.uuid for place, key in index.by_place.items()}
+
+
+def at(entry: bytes) -> Place:
+    return Place(b"", entry)
 
 
 def plain(index: Index) -> bool:
-    return all(record.entry == naming.encode(record.domain.name) for record in index.records.values())
+    return all(record.entry == naming.encode(record.name) for record in index.records.values())
+
+
+def known(index: Index, key: Key) -> tuple[object, ...]:
+    of_guest = (index.former, index.was_shown, index.asked, index.departed, index.moves)
+    shadows = {at: domain for at, domain in index.shadows.items() if at[0] == key.uuid}
+    return index.records.get(key), *(part.get(key) for part in of_guest), shadows
 
 
 def names_differ(index: Index) -> bool:
@@ -62,8 +73,8 @@ class LibvirtHost(RuleBasedStateMachine):
         self.host: dict[UUID, Domain] = {}
         self.hints: list[tuple[str, UUID]] = []
         # What the index was told, kept here by other means than the index's own.
-        self.told: dict[Key, tuple[Domain, int]] = {}
-        self.past: dict[Key, list[tuple[str, int, int]]] = {}
+        self.told: dict[tuple[UUID, str], Domain] = {}
+        self.past: dict[Key, list[tuple[str, int, str]]] = {}
 
     def taken(self, connection: str, name: str) -> bool:
         return any(d.connection == connection and d.name == name for d in self.host.values())
@@ -153,9 +164,9 @@ class LibvirtHost(RuleBasedStateMachine):
     def apply(self, transaction: list[Observed | Listed]) -> None:
         self.now_ns += 1
         before = self.index
-        copies = dict(before.records), dict(before.by_entry), dict(before.former)
+        copies = dict(before.records), dict(before.by_place), dict(before.former)
         applied = apply(before, transaction, self.now_ns)
-        assert (before.records, before.by_entry, before.former) == copies, "an index never changes"
+        assert (before.records, before.by_place, before.former) == copies, "an index never changes"
         self.tell(transaction)
         self.index = applied.index
         self.check_changes(before, applied)
@@ -163,48 +174,42 @@ class LibvirtHost(RuleBasedStateMachine):
 
     def tell(self, transaction: list[Observed | Listed]) -> None:
         """What a plain reader of the transaction would believe, a connection speaking for itself only."""
-        believed = {key: told[0] for key, told in self.told.items()}
+        believed = dict(self.told)
         for one in transaction:
             if isinstance(one, Listed):
-                for key in [k for k, d in believed.items() if d.connection == one.connection]:
-                    del believed[key]
-                believed |= {Key(d.uuid): d for d in one.domains}
+                for at in [at for at in believed if at[1] == one.connection]:
+                    del believed[at]
+                believed |= {(d.uuid, one.connection): d for d in one.domains}
             elif one.domain is not None:
-                believed[one.key] = one.domain
-            elif one.key in believed and believed[one.key].connection == one.connection:
-                del believed[one.key]
-        for key, (old, since_ns) in list(self.told.items()):
-            if key not in believed or believed[key].name != old.name:
-                self.past.setdefault(key, []).append((old.name, since_ns, self.now_ns))
-                del self.told[key]
-        for key, new in believed.items():
-            self.told[key] = new, self.told[key][1] if key in self.told else self.now_ns
+                believed[one.key.uuid, one.connection] = one.domain
+            else:
+                believed.pop((one.key.uuid, one.connection), None)
+        for (uuid, connection), old in self.told.items():
+            new = believed.get((uuid, connection))
+            if new is None or new.name != old.name:
+                self.past.setdefault(Key(uuid), []).append((old.name, self.now_ns, connection))
+        self.told = believed
+        present = {uuid for uuid, _connection in believed}
         if any(isinstance(one, Listed) for one in transaction):
-            for key in [k for k in self.past if k not in believed]:
-                if self.past[key][-1][2] < self.now_ns - DEPARTED_KEPT_NS:
+            for key in [k for k in self.past if k.uuid not in present]:
+                if self.past[key][-1][1] < self.now_ns - DEPARTED_KEPT_NS:
                     del self.past[key]
 
     def check_changes(self, before: Index, applied: Applied) -> None:
         index = applied.index
         differing = sorted(
-            entry
-            for entry in {*before.by_entry, *index.by_entry}
-            if before.by_entry.get(entry) != index.by_entry.get(entry)
+            place
+            for place in {*before.by_place, *index.by_place}
+            if before.by_place.get(place) != index.by_place.get(place)
         )
         assert applied.changes == tuple(
-            Change(entry, before.by_entry.get(entry), index.by_entry.get(entry)) for entry in differing
+            Change(place, before.by_place.get(place), index.by_place.get(place)) for place in differing
         )
-        keys = {*before.records, *index.records, *before.former, *index.former}
-        assert applied.touched == {
-            key
-            for key in keys
-            if (before.records.get(key), before.former.get(key))
-            != (index.records.get(key), index.former.get(key))
-        }
+        keys = {Key(uuid) for uuid in UUIDS}
+        assert applied.touched == {key for key in keys if known(before, key) != known(index, key)}
         for key, released_domain, former in applied.released:
-            assert index.former[key][-1] == former
-            assert released_domain == before.records[key].domain
-            assert former.name == released_domain.name
+            assert former in index.former[key]
+            assert (former.name, former.connection) == (released_domain.name, released_domain.connection)
         grown = {k for k, f in index.former.items() if len(f) > len(before.former.get(k, ()))}
         assert {key for key, _domain, _former in applied.released} == grown
 
@@ -223,10 +228,10 @@ class LibvirtHost(RuleBasedStateMachine):
 
     @invariant()
     def entries_and_records_are_a_bijection(self) -> None:
-        assert {record.entry: key for key, record in self.index.records.items()} == self.index.by_entry
-        assert len(self.index.by_entry) == len(self.index.records)
+        assert {record.place: key for key, record in self.index.records.items()} == self.index.by_place
+        assert len(self.index.by_place) == len(self.index.records)
         assert all(record.key == key for key, record in self.index.records.items())
-        assert list(self.index.entries) == sorted(self.index.by_entry)
+        assert list(self.index.listings[b""]) == sorted(place.entry for place in self.index.by_place)
 
     @invariant()
     def each_entry_is_one_of_its_names(self) -> None:
@@ -242,40 +247,40 @@ class LibvirtHost(RuleBasedStateMachine):
                 assert key.uuid in (A, B), "the whole UUID only where 8 digits are not enough"
 
     @invariant()
-    def it_knows_what_it_was_told(self) -> None:
-        assert {k: (r.domain, r.since_ns) for k, r in self.index.records.items()} == self.told
+    def it_knows_what_it_was_told_and_shows_each_guest_once(self) -> None:
+        assert self.index.domains == self.told
+        assert sorted(key.uuid for key in self.index.records) == sorted({uuid for uuid, _ in self.told})
+        assert all(record.is_owner for record in self.index.records.values())
 
     @invariant()
-    def former_names_are_those_that_were_held_and_when(self) -> None:
+    def former_names_are_those_that_were_held_and_where(self) -> None:
         assert {
-            k: [(f.name, f.since_ns, f.until_ns) for f in held] for k, held in self.index.former.items()
-        } == self.past
-        for key, held in self.index.former.items():
-            times = [at for former in held for at in (former.since_ns, former.until_ns)]
-            record = self.index.records.get(key)
-            assert times == sorted(times)
-            assert record is None or times[-1] <= record.since_ns
+            k: sorted((f.name, f.until_ns, f.connection) for f in held)
+            for k, held in self.index.former.items()
+        } == {k: sorted(held) for k, held in self.past.items()}
+        for held in self.index.former.values():
+            assert [f.until_ns for f in held] == sorted(f.until_ns for f in held)
+            assert all(f.since_ns <= f.until_ns for f in held)
 
     @invariant()
     def holders_are_the_former_names_by_name(self) -> None:
-        expected: dict[str, set[tuple[Key, str, int, int]]] = {}
+        expected: dict[str, list[tuple[Key, int, str]]] = {}
         for key, held in self.past.items():
-            for name, since_ns, until_ns in held:
-                expected.setdefault(name, set()).add((key, name, since_ns, until_ns))
+            for name, until_ns, connection in held:
+                expected.setdefault(name, []).append((key, until_ns, connection))
         holders = self.index.holders
         assert {
-            name: {(key, f.name, f.since_ns, f.until_ns) for key, f in held} for name, held in holders.items()
-        } == expected
+            name: sorted((key, f.until_ns, f.connection) for key, f in held) for name, held in holders.items()
+        } == {name: sorted(held) for name, held in expected.items()}
         for of_one_name in holders.values():
             ends = [former.until_ns for _key, former in of_one_name]
             assert ends == sorted(ends)
 
     @invariant()
     def each_connection_finds_its_own_domain_by_name(self) -> None:
+        assert set(self.index.by_name) == {(d.connection, d.name) for d in self.told.values()}
         for (connection, name), key in self.index.by_name.items():
-            found = self.index.records[key].domain
-            assert (found.connection, found.name) == (connection, name)
-        assert {(d.connection, d.name) for d, _since in self.told.values()} == set(self.index.by_name)
+            assert self.index.domains[key.uuid, connection].name == name
 
 
 TestLibvirtHost = LibvirtHost.TestCase
@@ -284,8 +289,8 @@ TestLibvirtHost.settings = settings(deadline=None, max_examples=120, stateful_st
 
 def test_a_renamed_domain_gives_up_one_entry_and_takes_another() -> None:
     applied = apply(after([seen(A, "old")]), [seen(A, "new")], 7)
-    assert applied.changes == (Change(b"new", None, Key(A)), Change(b"old", Key(A), None))
-    assert applied.index.former == {Key(A): (Former("old", 1, 7),)}
+    assert applied.changes == (Change(at(b"new"), None, Key(A)), Change(at(b"old"), Key(A), None))
+    assert applied.index.former == {Key(A): (Former("old", 1, 7, connection="system"),)}
     assert applied.index.records[Key(A)].since_ns == 7
 
 
@@ -299,7 +304,7 @@ def test_what_was_seen_already_changes_nothing() -> None:
 def test_a_swap_is_one_transaction_and_tells_nothing_apart() -> None:
     applied = apply(after([seen(A, "one"), seen(C, "two")]), [seen(A, "two"), seen(C, "one")], 5)
     assert entries(applied.index) == {b"one": C, b"two": A}
-    assert applied.changes == (Change(b"one", Key(A), Key(C)), Change(b"two", Key(C), Key(A)))
+    assert applied.changes == (Change(at(b"one"), Key(A), Key(C)), Change(at(b"two"), Key(C), Key(A)))
 
 
 def test_a_name_that_passes_on_when_its_holder_is_undefined_stays_plain() -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from namefs.layout.artefact import SUBDIRECTORIES, TOP, Artefact, Kind, bytes_of
 from namefs.layout.directories import Directories, for_uri
-from namefs.layout.libvirt import SUBDIRECTORIES, TOP, Artefact, Kind, artefacts, bytes_of
+from namefs.layout.libvirt import artefacts
 from namefs.model import Disk, Domain, Named
 
 A = UUID("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")

@@ -11,10 +11,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from namefs import tree
-from namefs.index import Index, apply
+from namefs.applying import apply
+from namefs.index import Index
 from namefs.inodes import InodeTable
-from namefs.model import Domain, Key, Observed
-from namefs.tree import DomainDir, File, Link, Node, Root, SubDir, number
+from namefs.model import Domain, Expired, Key, Observed
+from namefs.tree import (
+    Alias,
+    DomainDir,
+    Extras,
+    File,
+    GroupDir,
+    Link,
+    Names,
+    NamesDir,
+    Node,
+    Root,
+    SpecialDir,
+    SubDir,
+    number,
+)
 
 A = UUID("1b4e28ba-2fa1-11d2-883f-b9a761bde3fb")
 WEB = Key(A)
@@ -27,6 +42,9 @@ words = st.binary(min_size=1, max_size=3).filter(lambda word: b"\0" not in word 
 inos = st.integers(0, 2**64 - 1)
 nodes: st.SearchStrategy[Node] = st.one_of(
     st.just(Root()),
+    st.builds(SpecialDir, words),
+    st.builds(GroupDir, words),
+    st.builds(Alias, words, words),
     st.builds(DomainDir, keys),
     st.builds(SubDir, keys, words),
     st.builds(File, keys, inos, inos),
@@ -68,18 +86,90 @@ def test_two_nodes_have_two_numbers(one: Node, other: Node) -> None:
     assert (number(one) == number(other)) == (one == other)
 
 
+def names(index: Index, extras: Extras = Extras(), now_ns: int = 10) -> Names:  # noqa: B008 - frozen
+    return Names(index, extras, now_ns)
+
+
 def test_a_directory_stays_itself_when_its_domain_is_renamed() -> None:
-    before = tree.domain_of(index_of("web"), b"web")
-    after = tree.domain_of(index_of("www"), b"www")
+    before = names(index_of("web")).child(Root(), b"web")
     assert before is not None
-    assert before == after
-    assert tree.domain_of(index_of("www"), b"web") is None
+    assert before == names(index_of("www")).child(Root(), b"www")
+    assert names(index_of("www")).child(Root(), b"web") is None
 
 
 def test_an_entry_is_looked_up_as_it_is_shown() -> None:
-    index = index_of("a/b")
-    assert tree.domain_of(index, b"a%2Fb") == DomainDir(WEB)
-    assert tree.domain_of(index, b"a/b") is None
+    assert names(index_of("a/b")).child(Root(), b"a%2Fb") == DomainDir(WEB)
+    assert names(index_of("a/b")).child(Root(), b"a/b") is None
+
+
+def grouped(*domains: tuple[int, str, str | None]) -> Index:
+    seen = [
+        Observed(Key(UUID(int=number)), "system", Domain(UUID(int=number), name, "system", group=group))
+        for number, name, group in domains
+    ]
+    return apply(Index(), seen, 5).index
+
+
+def everything(view: Names) -> dict[bytes, Node]:
+    """All that a walk of the directories of names finds, by path."""
+    found: dict[bytes, Node] = {}
+    due: list[tuple[bytes, NamesDir]] = [(b"", Root())]
+    while due:
+        path, directory = due.pop()
+        for entry, node in view.children(directory):
+            assert view.child(directory, entry) == node, "a listing and a look-up agree"
+            assert view.above(node) == directory
+            found[path + entry] = node
+            if isinstance(node, NamesDir):
+                due.append((path + entry + b"/", node))
+    return found
+
+
+def test_a_group_is_a_directory_of_its_guests_and_one_without_any_is_none() -> None:
+    index = grouped((1, "web", "shop"), (2, "db", "shop"), (3, "lone", None))
+    assert set(everything(names(index))) == {b"lone", b"shop", b"shop/db", b"shop/web"}
+    gone = apply(index, [Observed(Key(UUID(int=n)), "system", None) for n in (1, 2)], 6).index
+    assert set(everything(names(gone, Extras(deleted=False)))) == {b"lone"}
+
+
+def test_the_extra_directories_lead_to_the_guests() -> None:
+    index = grouped((1, "web", "shop"), (2, "db", None))
+    view = names(index, Extras(by_uuid=True, by_libvirt_name=True))
+    links = {path: view.target(node) for path, node in everything(view).items() if isinstance(node, Alias)}
+    assert links == {
+        b".by-uuid/00000000-0000-0000-0000-000000000001": b"../shop/web",
+        b".by-uuid/00000000-0000-0000-0000-000000000002": b"../db",
+        b".by-libvirt-name/web": b"../shop/web",
+        b".by-libvirt-name/db": b"../db",
+    }
+    assert view.child(SpecialDir(b".by-uuid"), b"00000000-0000-0000-0000-00000000000A") is None
+
+
+def test_a_former_name_leads_to_who_had_it_last_for_a_time_and_while_nobody_has_it() -> None:
+    index = apply(index_of("web"), [Observed(WEB, "system", Domain(WEB.uuid, "www", "system"))], 50).index
+    former = SpecialDir(b".former")
+    extras = Extras(former_ns=100)
+    assert names(index, extras, 150).children(former) == [(b"web", Alias(b".former", b"web"))]
+    assert names(index, extras, 150).target(Alias(b".former", b"web")) == b"../www"
+    assert names(index, extras, 151).children(former) == []
+    other = Key(UUID(int=9))
+    taken = apply(index, [Observed(other, "system", Domain(other.uuid, "web", "system"))], 60).index
+    assert names(taken, extras, 70).children(former) == []
+
+
+def test_a_guest_that_is_gone_is_among_the_deleted_by_name_and_date() -> None:
+    day_ns = 86400 * 10**9
+    index = grouped((1, "web", None), (2, "web", "shop"))
+    for uuid in (1, 2):
+        index = apply(index, [Observed(Key(UUID(int=uuid)), "system", None)], 20_000 * day_ns).index
+    assert set(everything(names(index))) == {
+        b".deleted",
+        b".deleted/web@2024-10-04",
+        b".deleted/web@2024-10-04~00000000",
+    }
+    back = apply(index, [Observed(Key(UUID(int=1)), "system", Domain(UUID(int=1), "web", "system"))], 9).index
+    assert set(everything(names(back))) == {b".deleted", b"web", b".deleted/web@2024-10-04"}
+    assert set(everything(names(apply(back, [Expired(Key(UUID(int=2)))], 9).index))) == {b"web"}
 
 
 class CountingKernel(RuleBasedStateMachine):

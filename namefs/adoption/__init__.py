@@ -1,0 +1,1 @@
+"""Adopting a guest: its files moved into the store, its definitions pointed at them; and the way back."""

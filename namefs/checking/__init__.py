@@ -1,0 +1,1 @@
+"""``namefs check``: what does not agree, what that means, and what to do about it."""

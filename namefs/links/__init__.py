@@ -1,0 +1,1 @@
+"""The view as a plain tree of symlinks, for hosts and tools without FUSE."""
