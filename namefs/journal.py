@@ -7,37 +7,21 @@ again at every start, so what they held comes back but for the moment of a chang
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from typing import TYPE_CHECKING
 
-from namefs import migration, shown
+from namefs import rows
 from namefs.errors import ExitCode, NamefsError
-from namefs.index import Index
-from namefs.model import (
-    Asked,
-    Departed,
-    Disk,
-    Domain,
-    Former,
-    Key,
-    Mark,
-    Move,
-    Named,
-    Place,
-    Record,
-    Role,
-    Run,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
+
+    from namefs.index import Index
+    from namefs.model import Key
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +110,10 @@ DROP TABLE domain_1;
 DROP TABLE former_1;
 """.replace("{schema}", _SCHEMA)
 """From the schema of namefs 0.1, where the shown name was libvirt's."""
+
+
+_ORDERS = {"domain": "uuid", "former": "rowid", "asked": "uuid", "shadow": "uuid", "move": "rowid"}
+"""How each table is read: what happened one after the other, in that order."""
 
 
 class Unusable(Exception):
@@ -310,163 +298,16 @@ def _write(database: sqlite3.Connection, index: Index, touched: Collection[Key])
 
 
 def _write_one(database: sqlite3.Connection, index: Index, key: Key) -> None:
-    identity = (str(key.uuid), key.generation)
-    record, gone_ns = index.records.get(key), None
-    if record is None and (departed := index.departed.get(key)) is not None:
-        record, gone_ns = departed.record, departed.gone_ns
-    if record is not None:
-        since = (record.since_ns, record.shown_since_ns, gone_ns)
-        role = (record.role.value, record.is_owner)
-        database.execute(
-            "INSERT INTO domain VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*identity, *record.place, *since, *role, _facts(record.domain)),
-        )
-    if key == key.guest:
-        _write_guest(database, index, key)
-
-
-def _write_guest(database: sqlite3.Connection, index: Index, key: Key) -> None:
-    identity = (str(key.uuid), key.generation)
-    for of_shown, formers in enumerate((index.former, index.was_shown)):
-        database.executemany(
-            "INSERT INTO former VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    *identity,
-                    of_shown,
-                    _blob(f.name),
-                    f.since_ns,
-                    f.until_ns,
-                    json.dumps(f.marks),
-                    f.connection,
-                )
-                for f in formers.get(key, ())
-            ],
-        )
-    asked = index.asked.get(key)
-    if asked is not None:
-        name = None if asked.name is None else _blob(asked.name)
-        database.execute(
-            "INSERT INTO asked VALUES (?, ?, ?, ?, ?)", (*identity, name, asked.asked_ns, asked.follows)
-        )
-
-    database.executemany(
-        "INSERT INTO shadow VALUES (?, ?, ?)",
-        [(str(u), connection, _facts(d)) for (u, connection), d in index.shadows.items() if u == key.uuid],
-    )
-    moves = index.moves.get(key, ())
-    database.executemany(
-        "INSERT INTO move VALUES (?, ?, ?, ?)", [(str(key.uuid), m.source, m.target, m.at_ns) for m in moves]
-    )
-
-
-def _of(former: Former) -> tuple[int, int, str, str]:
-    return former.since_ns, former.until_ns, json.dumps(former.marks), former.connection
+    for table, row in rows.of(index, key):
+        database.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
 
 
 def _read(database: sqlite3.Connection) -> Index:
+    tables = {
+        table: database.execute(f"SELECT * FROM {table} ORDER BY {order}") for table, order in _ORDERS.items()
+    }
     try:
-        asked = _read_asked(database)
-        records, departed = _read_domains(database, asked)
-        former, was_shown = (_read_former(database, of_shown) for of_shown in (0, 1))
-        shadows, moves = _read_shadows(database), _read_moves(database)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Unusable(f"it holds what namefs did not write: {error}") from error
-    by_place = {record.place: key for key, record in records.items()}
-    places = {*by_place, *(one.record.place for one in departed.values())}
-    if len(by_place) != len(records) or not all(
-        isinstance(part, bytes) for place in places for part in place
-    ):
+        return rows.index(tables)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         # SQLite's check does not look at types.
-        raise Unusable("it holds what namefs did not write: domains without an entry of their own")
-    return Index(records, by_place, former, was_shown, asked, departed, shadows, moves)
-
-
-def _read_asked(database: sqlite3.Connection) -> dict[Key, Asked]:
-    return {
-        Key(UUID(uuid), generation): Asked(None if name is None else _text(name), asked_ns, bool(follows))
-        for uuid, generation, name, asked_ns, follows in database.execute("SELECT * FROM asked")
-    }
-
-
-def _read_domains(
-    database: sqlite3.Connection, asked: Mapping[Key, Asked]
-) -> tuple[dict[Key, Record], dict[Key, Departed]]:
-    records: dict[Key, Record] = {}
-    departed: dict[Key, Departed] = {}
-    for uuid, generation, group, entry, *since, gone_ns, role, is_owner, facts in database.execute(
-        "SELECT * FROM domain"
-    ):
-        key, domain = Key(UUID(uuid), generation), _domain(json.loads(facts))
-        name, source = shown.name_of(domain, asked.get(key.guest))
-        name += migration.suffix(Role(role), bool(is_owner))
-        place = Place(group, entry)
-        since_ns, shown_since_ns = since
-        record = Record(
-            key, domain, name, source, place, since_ns, shown_since_ns, Role(role), bool(is_owner)
-        )
-        if gone_ns is None:
-            records[key] = record
-        else:
-            departed[key] = Departed(record, gone_ns)
-    return records, departed
-
-
-def _read_former(database: sqlite3.Connection, of_shown: int) -> dict[Key, tuple[Former, ...]]:
-    former: dict[Key, tuple[Former, ...]] = {}
-    for uuid, generation, _, name, since_ns, until_ns, marks, connection in database.execute(
-        "SELECT * FROM former WHERE shown = ? ORDER BY rowid", (of_shown,)
-    ):
-        key = Key(UUID(uuid), generation)
-        seen = tuple(Mark(*m) for m in json.loads(marks))
-        held = Former(_text(name), since_ns, until_ns, seen, connection)
-        former[key] = (*former.get(key, ()), held)
-    return former
-
-
-def _read_shadows(database: sqlite3.Connection) -> dict[tuple[UUID, str], Domain]:
-    return {
-        (UUID(uuid), connection): _domain(json.loads(facts))
-        for uuid, connection, facts in database.execute("SELECT * FROM shadow")
-    }
-
-
-def _read_moves(database: sqlite3.Connection) -> dict[Key, tuple[Move, ...]]:
-    moves: dict[Key, tuple[Move, ...]] = {}
-    for uuid, source, target, at_ns in database.execute("SELECT * FROM move ORDER BY rowid"):
-        key = Key(UUID(uuid))
-        moves[key] = (*moves.get(key, ()), Move(source, target, at_ns))
-    return moves
-
-
-def _facts(domain: Domain) -> str:
-    return json.dumps(asdict(domain) | {"uuid": str(domain.uuid)})
-
-
-def _domain(facts: dict[str, Any]) -> Domain:
-    return Domain(
-        **facts
-        | {
-            "uuid": UUID(facts["uuid"]),
-            "disks": tuple(
-                Disk(
-                    d["target"], d["path"], d["format"], None if d["backing"] is None else tuple(d["backing"])
-                )
-                for d in facts["disks"]
-            ),
-            "logs": tuple(Named(**n) for n in facts["logs"]),
-            "sockets": tuple(Named(**n) for n in facts["sockets"]),
-            "filesystems": tuple(facts["filesystems"]),
-            "names": tuple((source, name) for source, name in facts.get("names", ())),
-            "run": None if facts.get("run") is None else Run(*facts["run"]),
-            "asked": None if facts.get("asked") is None else Asked(**facts["asked"]),
-        }
-    )
-
-
-def _blob(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
+        raise Unusable(f"it holds what namefs did not write: {error}") from error
