@@ -7,11 +7,10 @@ answer within 100 ms of being typed, and trio and libvirt alone take longer.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from namefs import __version__
+from namefs import __version__, commands
 from namefs.errors import ExitCode, NamefsError, sole_error
 
 if TYPE_CHECKING:
@@ -81,12 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"namefs {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
         name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str, example: str
     ) -> argparse.ArgumentParser:
-        subparser = commands.add_parser(
+        subparser = subparsers.add_parser(
             name,
             help=summary,
             description=f"{summary[0].upper()}{summary[1:]}.\n\n{more}",
@@ -101,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     mount = command(
         "mount",
-        _mount,
+        commands.mount,
         "mount the view and serve it",
         """\
 Runs in the foreground until SIGTERM, SIGINT or `namefs umount`; SIGUSR1 makes it write the stacks of
@@ -132,7 +131,7 @@ its threads to standard error. libvirt may be down: the view is served from the 
 
     listing = command(
         "list",
-        _list,
+        commands.list_guests,
         "list the guests",
         """\
 A name that cannot be printed as it is has what is in the way as %XX, like the view's directories.
@@ -153,7 +152,7 @@ pending.""",
 
     which = command(
         "which",
-        _which,
+        commands.which,
         "tell whose a path is, or where a guest's files are",
         """\
 Takes any path in the view or behind it, and says what the other one is. Of a guest, any of its names
@@ -173,7 +172,7 @@ libvirt's name and title if they are others, former names.""",
 
     ps = command(
         "ps",
-        _ps,
+        commands.processes,
         "list the guests that run, with their processes",
         """\
 As ps(1), which shows libvirt's names only. Columns, with one tab between them when this is not a
@@ -183,7 +182,7 @@ terminal: process ID, processor time, memory, time since the start, name, libvir
 
     rename = command(
         "rename",
-        _rename,
+        commands.rename,
         "rename a guest",
         """\
 One that is off is renamed by libvirt. One that runs gets its new name in the view at once; it is kept
@@ -199,7 +198,7 @@ says what is pending and why. `mv` on the guest's directory in the view does the
 
     status = command(
         "status",
-        _status,
+        commands.status,
         "tell how the daemon is",
         """\
 Ends with 7 if it is down or does not answer. That libvirt is down does not change the exit code: the
@@ -209,7 +208,7 @@ view is served all the same; --json has the state of the connection.""",
 
     history = command(
         "history",
-        _history,
+        commands.history,
         "list the names that a guest has had",
         """\
 The names in the view; libvirt's too, where they were not the same.
@@ -221,7 +220,7 @@ which of the two it is, where there are both.""",
 
     logs = command(
         "logs",
-        _logs,
+        commands.logs,
         "print the log of a guest's whole life",
         """\
 What QEMU and libvirt wrote of the guest under all names that it has had, also what libvirt has rotated or
@@ -242,7 +241,7 @@ front of libvirt's and QEMU's own lines; what follows such a line counts as of t
 
     adopt = command(
         "adopt",
-        _adopt,
+        commands.adopt,
         "move a guest's files to where no name matters",
         """\
 What libvirt keeps under the guest's name or where its definition says goes into a directory of its own,
@@ -262,7 +261,7 @@ be off. Interrupted at any moment, it leaves a guest that starts; the next run f
     )
     release = command(
         "release",
-        _release,
+        commands.release,
         "move a guest's files back to where they were adopted from",
         "The inverse of adopt. Refused if something else has taken a place meanwhile.",
         "  namefs release --dry-run web\n  namefs release web",
@@ -273,7 +272,7 @@ be off. Interrupted at any moment, it leaves a guest that starts; the next run f
 
     check = command(
         "check",
-        _check,
+        commands.check,
         "compare libvirt, index, store, logs and view",
         """\
 Names each difference, what it means and what to do. It looks twice, as what is in motion is none.
@@ -285,7 +284,7 @@ Its exit codes are its own: 0 no differences, 1 differences, 2 it could not chec
 
     migrate_xml = command(
         "migrate-xml",
-        _migrate_xml,
+        commands.migrate_xml,
         "print a guest's definition for the target of a local migration",
         """\
 Of an adopted guest, source and target would write the same log and listen on the same socket in the
@@ -302,7 +301,7 @@ to the guest (disks, UEFI variables) stays. Other guests' definitions are printe
 
     links = command(
         "links",
-        _links,
+        commands.links,
         "write the view as a tree of symlinks",
         """\
 For hosts and tools without FUSE. Neither the mount nor the daemon is needed: libvirt is asked, or, where
@@ -315,7 +314,7 @@ rename(2), so readers see the old or the new; nothing is removed that is not nam
 
     umount = command(
         "umount",
-        _umount,
+        commands.umount,
         "unmount the view; the daemon then ends",
         "A mount whose daemon has died is detached even if something still has it open.",
         "  namefs umount\n  namefs umount ~/guests",
@@ -327,144 +326,7 @@ rename(2), so readers see the old or the new; nothing is removed that is not nam
     return parser
 
 
-def _mount(arguments: argparse.Namespace) -> int:
-    from namefs import config, log
-
-    settings = config.load(
-        arguments.config,
-        mountpoint=arguments.mountpoint,
-        connect=arguments.connect,
-        mount_options=",".join(arguments.options or []),
-    )
-    log.setup(arguments.verbose)
-    from namefs import daemon
-
-    return daemon.run(settings)
-
-
-def _list(arguments: argparse.Namespace) -> int:
-    from namefs import config, queries
-
-    return queries.list_guests(config.load(arguments.config), arguments.pattern, arguments.json)
-
-
-def _which(arguments: argparse.Namespace) -> int:
-    from namefs import config, queries
-
-    return queries.which(config.load(arguments.config), arguments.what, arguments.pid, arguments.json)
-
-
-def _ps(arguments: argparse.Namespace) -> int:
-    from namefs import config, queries
-
-    return queries.processes(config.load(arguments.config), arguments.json)
-
-
-def _rename(arguments: argparse.Namespace) -> int:
-    from namefs import config, queries
-
-    if (arguments.new is None) != arguments.cancel:
-        what = "--cancel takes one name" if arguments.cancel else "a rename takes an old and a new name"
-        raise NamefsError(ExitCode.USAGE, f"{what} (see: namefs rename --help)")
-    settings = config.load(arguments.config)
-    if arguments.cancel:
-        return queries.cancel_rename(settings, arguments.old, arguments.json)
-    return queries.rename(settings, arguments.old, arguments.new, arguments.swap, arguments.json)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from namefs import config, queries
-
-    return queries.status(config.load(arguments.config), arguments.json)
-
-
-def _history(arguments: argparse.Namespace) -> int:
-    from namefs import config, queries
-
-    return queries.history(config.load(arguments.config), arguments.what, arguments.json)
-
-
-def _logs(arguments: argparse.Namespace) -> int:
-    from namefs import config, log_command
-
-    return log_command.logs(
-        config.load(arguments.config),
-        arguments.names,
-        follow=arguments.follow,
-        last=arguments.lines,
-        since=arguments.since,
-    )
-
-
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"not a number of lines: {text}")
     return int(text)
-
-
-def _adopt(arguments: argparse.Namespace) -> int:
-    from namefs import config
-
-    if not (arguments.names or arguments.recover):
-        raise NamefsError(ExitCode.USAGE, "which guest? (see: namefs adopt --help)")
-    if arguments.recover and (arguments.disks or arguments.dry_run):
-        raise NamefsError(
-            ExitCode.USAGE, "--recover finishes what was begun: it takes no --disks and no --dry-run"
-        )
-    settings = config.load(arguments.config)
-    from namefs import adopt_command
-
-    if arguments.recover:
-        return adopt_command.recover(settings, arguments.names)
-    return adopt_command.adopt(settings, arguments.names, disks=arguments.disks, dry_run=arguments.dry_run)
-
-
-def _release(arguments: argparse.Namespace) -> int:
-    from namefs import adopt_command, config
-
-    return adopt_command.release(config.load(arguments.config), arguments.names, dry_run=arguments.dry_run)
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from namefs import check_command, config
-
-    settings = config.load(arguments.config)
-    return check_command.check(settings, repair=arguments.repair, as_json=arguments.json)
-
-
-def _migrate_xml(arguments: argparse.Namespace) -> int:
-    from namefs import config, migrate_xml_command
-
-    settings = config.load(arguments.config)
-    return migrate_xml_command.migrate_xml(settings, arguments.name, persistent=arguments.persistent)
-
-
-def _links(arguments: argparse.Namespace) -> int:
-    from namefs import config, links_command
-
-    return links_command.links(config.load(arguments.config), arguments.directory, watch=arguments.watch)
-
-
-def _umount(arguments: argparse.Namespace) -> int:
-    from namefs import config, mounts
-
-    # Not through the configuration if the mount point is given: a damaged file must not be in the way.
-    mountpoint = (
-        os.path.abspath(arguments.mountpoint)
-        if arguments.mountpoint
-        else config.load(arguments.config).mountpoint
-    )
-    mount = mounts.find(mountpoint)
-    if mount is None:
-        raise NamefsError(ExitCode.MOUNT_FAILED, f"nothing is mounted at {mountpoint}")
-    if not mount.is_namefs:
-        raise NamefsError(
-            ExitCode.MOUNT_FAILED, f"what is mounted at {mountpoint} is {mount.fstype}, not namefs"
-        )
-    try:
-        mounts.unmount(mount.mountpoint)
-    except NamefsError:
-        if not mounts.is_dead(mount.mountpoint):
-            raise
-        mounts.detach(mount.mountpoint)
-    return ExitCode.OK

@@ -164,7 +164,7 @@ def test_nothing_below_imports_the_daemon_or_the_command(module: str) -> None:
     match part(module):
         case "cli" | "__main__":
             return
-        case "daemon":
+        case "daemon" | "commands":
             assert "cli" not in above
         case _:
             assert not above
