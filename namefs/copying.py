@@ -160,7 +160,8 @@ class Copier:
             except (_Moved, FileNotFoundError):
                 # If that is so again and again, nothing is lost: there will be a next look.
                 continue
-            life.done = state if len(certain) == len(pieces) else None
+            is_all = len(certain) == len(pieces) and not any(piece.has_more for piece in pieces)
+            life.done = state if is_all else None
             inodes = ((piece.info.st_dev, piece.info.st_ino) for piece in kept)
             life.joined = frozenset(inodes)
             return

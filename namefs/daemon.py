@@ -22,6 +22,7 @@ from namefs.answers import iso
 from namefs.backing import Backing
 from namefs.browse import Browser
 from namefs.config import Config, check_overlap
+from namefs.elsewhere import Elsewhere
 from namefs.errors import ExitCode, NamefsError, sole_error
 from namefs.guest import Shelf
 from namefs.invalidation import Invalidator
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from namefs.layout.directories import Directories
     from namefs.model import Change, Domain, Key, Mark, Place
+    from namefs.sources.reader import Reader
 
 log = logging.getLogger(__name__)
 
@@ -113,19 +115,21 @@ class _Daemon:
         self._projection = Projection(
             self._view, journal, self._measure, self._announce, statuses, self._invalidator.done
         )
+        readers: dict[str, Reader] = {}
+        elsewhere = Elsewhere(self._projection.apply, lambda: self._view.index, readers)
         self._served = [
             Served(
                 connection,
                 places(connection.label),
                 config.spool_of(connection),
                 self._view,
-                self._projection,
+                elsewhere.apply,
                 statuses,
                 self._on_connected,
             )
             for connection in config.connections
         ]
-        readers = {one.label: one.reader for one in self._served}
+        readers |= {one.label: one.reader for one in self._served}
         self._renaming = Renaming(
             self._view, readers, places, self._shelf, self._projection.apply, self._invalidator.submit
         )

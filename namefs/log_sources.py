@@ -10,6 +10,8 @@ import os
 import re
 import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from namefs import lifelog, logs
@@ -17,6 +19,7 @@ from namefs.faces import faces
 from namefs.layout import libvirt
 from namefs.layout.artefact import Kind, str_of
 from namefs.lifelog import Segment, Source
+from namefs.model import Role
 from namefs.packed import unpacked
 from namefs.pieces import opened
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 UNMARKED_NS = 2 * 10**9
 """Longer than it takes `projection` to measure what was written under a name that was lost."""
 _LOOKS = 8
+_COMING_NS = 10 * 10**9
+"""Longer than it takes a target from its log's first line to its status file: its hooks run in between."""
 LOG = re.compile(rb"(?s)(.+?)\.log(?:[.-].*)?")
 """The entry of a log of libvirt's, or of a piece of one, and the name that it may be called by."""
 
@@ -107,7 +112,9 @@ class LogSources:
     def of(self, guest: Guest, log: str | None) -> Iterator[Piece]:
         """The guest's pieces on all its connections, of one log or of all."""
         for face in self.faces(guest):
-            yield from self.pieces.of(face, self.names(face), log)
+            coming = _coming_since(guest, face, time.time_ns())
+            for piece in self.pieces.of(face, self.names(face), log):
+                yield piece if coming is None else _without_starts_since(piece, coming)
 
     def settled(self, guest: Guest, name: str) -> list[Piece]:
         """The pieces as they were at one moment: a rotation during a look shows one of them twice, or not."""
@@ -149,6 +156,30 @@ class LogSources:
         segments = tuple(part for whole in _segments(piece, until) for part in _within(whole, data))
         name = f"{piece.connection}/{piece.artefact.name}"
         return Source(name, piece.info.st_ino, size, piece.is_live, segments, read)
+
+
+def _coming_since(guest: Guest, face: Guest, now_ns: int) -> bytes | None:
+    """From when on a start on a connection may be that of a target that comes in; None: none is.
+
+    Where the guest is off but was before, its log is read. A start there, while it runs elsewhere, is that
+    of a target that has no status file yet, which comes 30 ms after the log's first line. Its lines wait as
+    if it were known already: on the way back from a migration they came before the source's last ones.
+    """
+    index, uuid, label = guest.index, guest.record.key.uuid, face.record.domain.connection
+    if (uuid, label) not in index.shadows or guest.record.role not in (Role.ACTIVE, Role.OUTGOING):
+        return None
+    moved_ns = [move.at_ns for move in index.moves.get(guest.record.key.guest, ())]
+    since_s = max(now_ns - _COMING_NS, *moved_ns[-1:]) / 1e9
+    return datetime.fromtimestamp(since_s, UTC).strftime("%Y-%m-%d %H:%M:%S.%f").encode()
+
+
+def _without_starts_since(piece: Piece, time: bytes) -> Piece:
+    begin = next((start.offset for start in piece.starts if start.time > time), None)
+    if begin is None:
+        return piece
+    extents = ((first, begin if last is None else min(last, begin)) for first, last in piece.extents)
+    kept = tuple((first, last) for first, last in extents if first < last)
+    return replace(piece, extents=kept, has_more=True)
 
 
 def _segments(piece: Piece, until: int) -> Iterator[Segment]:

@@ -30,20 +30,21 @@ def role(run: Run | None, before: Role | None) -> Role:
     """What a domain is now, by its status file (None: there is none) and by what it was before."""
     if run is None:
         return Role.INACTIVE
-    if before is Role.INCOMING and not _is_promoted(run):
+    if before is Role.INCOMING and not _is_the_guest(run):
         return Role.INCOMING
-    # libvirtd was started again, or ends: the job is gone. A target still waits, until it is killed; a source
-    # was left behind, since nobody knew whether the target had begun to run.
-    is_left = run.job == "none" and (run.state, run.reason) == ("paused", "migration")
-    if run.job == OUT or (is_left and before is Role.OUTGOING):
+    # A source whose libvirtd was started again was left behind, since nobody knew whether the target had
+    # begun to run. It stays that until it is ended, also while it ends.
+    if run.job == OUT or (before is Role.OUTGOING and not _is_the_guest(run)):
         return Role.OUTGOING
-    if is_left or (run.job == IN and not _is_promoted(run)):
+    # A target whose libvirtd was started again, or ends: the job is gone, and it waits until it is killed.
+    waits = run.job == "none" and (run.state, run.reason) == ("paused", "migration")
+    if waits or (run.job == IN and not _is_the_guest(run)):
         return Role.INCOMING
     return Role.ACTIVE
 
 
-def _is_promoted(run: Run) -> bool:
-    """Whether a target has become the guest. A target that is killed shows ``shutdown``, which is none."""
+def _is_the_guest(run: Run) -> bool:
+    """Whether a target has become the guest, or a source is it again. One that ends shows ``shutdown``."""
     if run.state == "paused":
         return run.reason not in ("migration", "starting up")
     return run.state == "running"

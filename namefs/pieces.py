@@ -55,6 +55,8 @@ class Piece:
     """Whether somebody has the name that it is called by."""
     connection: str = ""
     """Whose libvirt's it is."""
+    has_more: bool = False
+    """Whether it has lines that may be the domain's, which is not known yet."""
 
     @property
     def log(self) -> str:

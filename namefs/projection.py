@@ -77,9 +77,7 @@ class Projection:
             applied = apply(before, seen, now_ns, runs)
             if not applied.touched:
                 return
-            if any(
-                change.before != change.after and change.before and change.after for change in applied.changes
-            ):
+            if any(map(_goes_over, applied.changes)):
                 # An entry goes over to another domain. The kernel was told to forget it when the guest
                 # began to be two, and keeps none of these since.
                 with trio.move_on_after(_FORGOTTEN_WITHIN_S):

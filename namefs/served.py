@@ -11,13 +11,12 @@ from namefs.sources.files import Files
 from namefs.sources.reader import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import trio
 
     from namefs.config import Connection
     from namefs.layout.directories import Directories
-    from namefs.projection import Projection
     from namefs.statuses import Statuses
     from namefs.view import View
 
@@ -33,7 +32,7 @@ class Served:
         places: Directories | None,
         spool: str,
         view: View,
-        projection: Projection,
+        apply: Callable[..., Awaitable[None]],
         statuses: Statuses,
         connected: Callable[[str], None],
     ) -> None:
@@ -45,7 +44,7 @@ class Served:
         self.reader = Reader(
             connection.uri,
             connection.label,
-            projection.apply,
+            apply,
             lambda: view.index,
             self._on_connected,
             connection.names,
@@ -56,7 +55,7 @@ class Served:
             connection.label,
             lambda: view.index,
             self.reader.hint,
-            projection.apply,
+            apply,
             self._hint_all,
             statuses,
         )

@@ -70,16 +70,16 @@ def hosts(two_hosts: TwoHosts) -> Iterator[TwoHosts]:
 @pytest.fixture
 def mount_both(hosts: TwoHosts) -> Iterator[Callable[..., Mounted]]:
     """Mounts namefs over both of ``hosts``, as connections ``a`` and ``b``; takes further lines of TOML for
-    its configuration file, and for each connection in it.
+    its configuration file, and for each connection in it, and the command that starts namefs.
     """
     _need(needs.missing_for_a_mount())
-    from tests.lab.mounted import Mounted
+    from tests.lab.mounted import NAMEFS, Mounted
 
     with ExitStack() as undo:
 
-        def mount(settings: str = "", of_connections: str = "") -> Mounted:
+        def mount(settings: str = "", of_connections: str = "", command: Sequence[str] = NAMEFS) -> Mounted:
             both = [(host.uri, host.root) for host in (hosts.a, hosts.b)]
-            mounted = Mounted(both, settings, of_connection=of_connections)
+            mounted = Mounted(both, settings, command, of_connections)
             undo.callback(mounted.close)
             mounted.start()
             return mounted

@@ -273,6 +273,13 @@ class Reader:
         key = self._index().by_name.get((self.label, name))
         return [] if key is None else [key.uuid]
 
+    async def look(self, uuid: UUID) -> Domain | None:
+        """What libvirt says of a domain now; None: it has no such one. Raises Unreachable."""
+        connection = self._connection
+        if connection is None:
+            raise Unreachable(self.state.error or "not connected")
+        return await self._call(connection.by_uuid, uuid)
+
     async def rename(self, uuid: UUID, new: str) -> None:
         """Have libvirt rename a domain, and return once the view shows it.
 

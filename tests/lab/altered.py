@@ -19,6 +19,7 @@ from namefs import cli, fuse, journal
 from namefs.attributes import Attributes, Attrs
 from namefs.guest import Guest, Shelf
 from namefs.sources.libvirt import Connection
+from namefs.sources.reader import Hint, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,8 +111,20 @@ def killed_at_a_step() -> None:
         setattr(owner, name, watched(getattr(owner, name)))
 
 
+def deaf() -> None:
+    """Of what happens on the connection ``b`` nothing is heard."""
+    hint = Reader.hint
+
+    def heard(self: Reader, what: Hint) -> None:
+        if self.label != "b":
+            hint(self, what)
+
+    Reader.hint = heard  # type: ignore[method-assign]
+
+
 CHANGES: dict[str, Callable[[], None]] = {
-    change.__name__: change for change in (without_withdrawal, with_files_kept, with_a_bug, killed_at_a_step)
+    change.__name__: change
+    for change in (without_withdrawal, with_files_kept, with_a_bug, killed_at_a_step, deaf)
 }
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import libvirt
 import pytest
 
-from tests.lab import guests
+from tests.lab import altered, guests
 from tests.lab.migrating import qemu_pid, status
 from tests.lab.seen_migrations import COPYING, FAILED, HERE, MIGRATED, SWAPPED, THERE, Lab, possible
 from tests.lab.two_hosts import AS_ROOT
@@ -99,6 +99,22 @@ def test_one_that_arrives_paused_has_arrived(lab: Lab, paused: str) -> None:
 
 
 def test_a_guest_that_is_off_goes_over_without_a_process(lab: Lab) -> None:
+    lab.start_foo()
+    lab.a.virsh("destroy", "foo")
+    with (
+        lab.readers() as readers,
+        lab.migration(libvirt.VIR_MIGRATE_OFFLINE | PERSISTENT | UNDEFINE, live=False) as migration,
+    ):
+        migration.succeeds()
+        lab.shows(THERE)
+    possible(readers, [HERE, THERE])
+
+
+def test_a_guest_is_nowhere_only_when_no_libvirt_has_it(
+    hosts: TwoHosts, mount_both: Callable[..., Mounted]
+) -> None:
+    """The source has it no more, and of the target nothing was heard yet: it is asked."""
+    lab = Lab(hosts, mount_both(command=altered.command(altered.deaf)))
     lab.start_foo()
     lab.a.virsh("destroy", "foo")
     with (

@@ -87,6 +87,7 @@ SEQUENCES: dict[str, list[Step]] = {
         (OUT_STOPPED, IN, COPYING),
         (OUT_STOPPED, ARRIVED, SWAPPED),
         (WAITS, ARRIVED, SWAPPED),
+        (Run("shutdown", "unknown"), ARRIVED, SWAPPED),
         (None, ARRIVED, B_IS_FOO),
     ],
     "the source is killed": [(OUT, IN, COPYING), (OUT, None, A_IS_FOO), (None, None, A_IS_FOO)],
