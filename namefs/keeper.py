@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import shutil
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
@@ -72,9 +73,12 @@ class Keeper:
         self._woken = trio.Event()
         self._thread = trio.CapacityLimiter(1)
         self._said: set[str] = set()
+        self._searched = False
+        self._searching = threading.Lock()
 
     def look(self, guest: Guest, log: str | None = None) -> Looked:
         """Copy what is new, of one log or of all. Blocks; costs little if nothing is. Thread-safe."""
+        self._find_strays_first()
         return self._copier.look(guest, log)
 
     def trust(self, label: str) -> None:
@@ -150,9 +154,9 @@ class Keeper:
     async def _copy_all(self) -> None:
         await self._in_thread(self._put_back)
         while True:
-            await self._in_thread(self.find_strays)
             self.wake(self._all())
             await trio.sleep(_ALL_S)
+            await self._in_thread(self.find_strays)
 
     async def _copy_woken(self, nursery: trio.Nursery) -> None:
         while True:
@@ -177,7 +181,10 @@ class Keeper:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 log.warning("a log can't be kept: %s", error)
-            return None
+        except Exception:
+            # One log that we can't read is no reason to take the view of all from everybody.
+            log.exception("a log was not kept")
+        return None
 
     async def _wake_later(self, keys: set[Key]) -> None:
         await trio.sleep(_AGAIN_S)
@@ -188,6 +195,7 @@ class Keeper:
         guest = self._guest(key)
         if guest is None:
             return True
+        self._find_strays_first()
         looked = self._copier.look(guest)
         tidied = [
             self._tidied(face, name)
@@ -254,12 +262,19 @@ class Keeper:
         return owners
 
     def find_strays(self) -> None:
-        """Read the logs of names that nobody has: a guest may have had one while nobody watched. Blocks."""
-        index, guest = self._index(), next(filter(None, map(self._guest, self._all())), None)
+        """Find the names that guests had while nobody watched, which their logs tell. Blocks."""
+        guest = next(filter(None, map(self._guest, self._all())), None)
         if guest is not None:
             for label in self._places:
-                taken = {name for connection, name in index.by_name if connection == label}
-                self._sources.find_strays(label, guest, taken.__contains__)
+                self._sources.find_strays(label, guest)
+            self._searched = True
+
+    def _find_strays_first(self) -> None:
+        """Before anything is copied: what was written first under another name is to come first."""
+        if not self._searched:
+            with self._searching:
+                if not self._searched:
+                    self.find_strays()
 
     def _put_back(self) -> None:
         for path in self._log_directories():

@@ -116,8 +116,7 @@ class _Desk:
             label, guest = record.domain.connection, self.guest(key)
             if guest is not None and guest.places is not None and label not in seen:
                 seen.add(label)
-                taken = frozenset(name for of, name in self.index.by_name if of == label)
-                self._sources.find_strays(label, guest, taken.__contains__)
+                self._sources.find_strays(label, guest)
 
     def guest(self, key: Key) -> Guest | None:
         """The guest, present or gone."""

@@ -69,10 +69,10 @@ class LogSources:
             found, self._found = self._found, set()
         return found
 
-    def find_strays(self, label: str, guest: Guest, taken: Callable[[str], bool]) -> None:
-        """Read a connection's logs of names that nobody has: a guest may have had one unwatched. Blocks.
+    def find_strays(self, label: str, guest: Guest) -> None:
+        """Read all of a connection's logs: a guest may have had any name unwatched. Blocks.
 
-        ``taken`` tells whether somebody has a name; it does not matter which guest is given.
+        It does not matter which guest is given.
         """
         places = self._places(label)
         if places is None:
@@ -82,7 +82,7 @@ class LogSources:
                 return
             entries = self.pieces.backing.starting_with(opened_directory, b"")
             names = {str_of(match[1]) for match in map(LOG.fullmatch, entries) if match is not None}
-            for name in sorted(name for name in names if not taken(name)):
+            for name in sorted(names):
                 artefact = next(libvirt.logs_called(name, guest.record.domain, places))
                 for written in self.pieces.written(artefact, opened_directory):
                     for start in written.starts or ():
@@ -169,7 +169,7 @@ def _coming_since(guest: Guest, face: Guest, now_ns: int) -> bytes | None:
     if (uuid, label) not in index.shadows or guest.record.role not in (Role.ACTIVE, Role.OUTGOING):
         return None
     moved_ns = [move.at_ns for move in index.moves.get(guest.record.key.guest, ())]
-    since_s = max(now_ns - _COMING_NS, *moved_ns[-1:]) / 1e9
+    since_s = max(now_ns - _COMING_NS, *moved_ns, 0) / 1e9
     return datetime.fromtimestamp(since_s, UTC).strftime("%Y-%m-%d %H:%M:%S.%f").encode()
 
 

@@ -193,7 +193,6 @@ class Host(RuleBasedStateMachine):
             places = self.desk.places("system")
             self.keeper = Keeper({"system": places}, self.desk.shelf, lambda: self.desk.index, KEPT_BYTES)
             self.keeper.trust("system")
-            self.keeper.find_strays()
             self.keep_all()
 
     def tell(self) -> None:
@@ -325,12 +324,20 @@ def test_swtpms_lines_are_kept_for_who_had_the_name_when_they_were_written(desk:
     assert desk.texts(B) == {"swtpm.log": b"of B\n"}
 
 
+def test_a_name_that_was_had_and_lost_while_namefs_was_down_comes_first(desk: Desk) -> None:
+    first = run(A, "first\n").replace(b"05:4", b"05:3")
+    desk.append("log/db.log", first)
+    desk.append("log/web.log", run(A, "second\n"))
+    keeper_of(desk).keep(Key(A))
+    assert desk.texts(A) == {"qemu.log": first + run(A, "second\n")}
+
+
 def test_the_files_of_a_name_go_once_nobody_has_it_and_all_of_it_is_kept(desk: Desk) -> None:
     keeper = keeper_of(desk)
     stranger = UUID(int=99)
     desk.append("log/web.log", run(A) + run(B))
     desk.append("log/web.log.0", run(A, "older\n"))
-    desk.append("log/webmaster.log", run(B))
+    desk.append("log/webmaster.log", run(stranger))
     keeper.keep(Key(A))
     assert (desk.root / "log/web.log").exists(), "A has that name"
     desk.named(A, "shop")
