@@ -18,7 +18,7 @@ from namefs.sources.libvirt import Unreachable
 from namefs.sources.once import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from namefs.config import Config, Connection
     from namefs.layout.directories import Directories
@@ -79,7 +79,7 @@ def _connected(connection: Connection, places: Directories | None, index: Index,
         missing={uuid: found for uuid, d in by_uuid.items() if (found := tuple(_missing(d, places)))},
         store=_by_uuid(places.store),
         logs=_by_uuid(places.store_log),
-        log_names=dict(_log_names(places.log)),
+        log_names=dict(_log_names(places.log, _own_logs(domains or (), places))),
         unfinished=frozenset(u for u, path in _by_uuid(places.store).items() if _is_unfinished(path)),
         left_nvram={
             uuid: found
@@ -117,12 +117,17 @@ def _is_unfinished(directory: str) -> bool:
     return os.path.lexists(os.path.join(directory, ".adopting"))
 
 
-def _log_names(directory: str) -> Iterator[tuple[str, str]]:
+def _own_logs(domains: Iterable[Domain], places: Directories) -> frozenset[str]:
+    """Those that definitions name, as they do a serial port's: no name says whose they are."""
+    return frozenset(places.translate(log.path) for domain in domains for log in domain.logs)
+
+
+def _log_names(directory: str, own: Collection[str]) -> Iterator[tuple[str, str]]:
     for entry in _entries(directory):
-        match = _LOG.fullmatch(entry)
-        if match is not None:
+        match, path = _LOG.fullmatch(entry), os.path.join(directory, entry)
+        if match is not None and os.path.join(directory, f"{match['name']}.log") not in own:
             helper = _HELPERS.fullmatch(match["name"])
-            yield (helper or match)["name"], os.path.join(directory, entry)
+            yield (helper or match)["name"], path
 
 
 def _left_nvram(domain: Domain, index: Index, places: Directories) -> Iterator[str]:

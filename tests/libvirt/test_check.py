@@ -64,7 +64,16 @@ def test_what_is_wrong_is_named_until_it_is_put_right(
 ) -> None:
     image = libvirt_host.images / "web.qcow2"
     guests.make_disk(image)
-    domain = connection.defineXML(guests.xml("web", A, disks={"vda": "/var/lib/libvirt/images/web.qcow2"}))
+    named = libvirt_host.root / "var/log/libvirt/qemu/console.log"
+    named.write_text("whose it is, the definition says\n")
+    domain = connection.defineXML(
+        guests.xml(
+            "web",
+            A,
+            disks={"vda": "/var/lib/libvirt/images/web.qcow2"},
+            serial_log="/var/log/libvirt/qemu/console.log",
+        )
+    )
     until(lambda: mounted.names() == ["web"], SOON_S, "it is shown")
     assert check(mounted) == (DIFFERENT, {"hook-missing"}, [])
     hook = libvirt_host.root / "etc/libvirt/hooks/qemu.d/50-namefs"
