@@ -44,7 +44,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, an `ExitCode` or 128 and the signal's number."""
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = parsed.run
     try:
         return run(parsed)
@@ -71,16 +71,17 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"namefs: {message} (see: {self.prog} --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     codes = "\n".join(f"  {code.value:2}  {code.sentence}" for code in ExitCode)
-    parser = _Parser(
+    whole = _Parser(
         prog="namefs",
         description=_DESCRIPTION,
         epilog=f"{_EXAMPLES}\nexit codes:\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"namefs {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"namefs {__version__}")
+    subparsers = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
         name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str, example: str
@@ -323,7 +324,7 @@ rename(2), so readers see the old or the new; nothing is removed that is not nam
 
     for subparser in (listing, which, ps, rename, status, history, check):
         subparser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    return parser
+    return whole
 
 
 def _count(text: str) -> int:

@@ -567,25 +567,13 @@ def test_umount_leaves_alone_what_is_no_view(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        (
-            ["namefs", ""],
-            {"adopt", "history", "list", "logs", "mount", "release", "rename", "status", "umount", "which"},
-        ),
-        (["namefs", "adopt", "--d"], {"--disks", "--dry-run"}),
-        (["namefs", "release", "web", "my"], {"my\\ guest"}),
-        (["namefs", "st"], {"status"}),
-        (["namefs", "logs", "web", "my"], {"my\\ guest"}),
-        (["namefs", "list", "--j"], {"--json"}),
-        (["namefs", "mount", "-"], {"--config", "--connect", "--help", "--options", "--verbose"}),
-        (["namefs", "history", "w"], {"web"}),
-        (["namefs", "rename", "--config", "x", "my"], {"my\\ guest"}),
         (["namefs", "history", "my\\ g"], {"my\\ guest"}),
         (["namefs", "history", "web", ""], set()),
         (["namefs", "which", "/etc/hostn"], {"/etc/hostname"}),
         (["namefs", "mount", "/et"], {"/etc"}),
     ],
 )
-def test_bash_completes_commands_options_guests_and_paths(
+def test_bash_completes_a_name_with_a_blank_and_paths(
     tmp_path: Path, typed: list[str], expected: set[str]
 ) -> None:
     command = tmp_path / "namefs"

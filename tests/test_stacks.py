@@ -153,7 +153,7 @@ def test_a_session_is_what_gnome_boxes_has_and_the_system_what_the_others_have()
 @pytest.mark.parametrize(("page", "command"), commands())
 def test_a_command_on_a_page_can_be_given(page: str, command: str) -> None:
     words = shlex.split(re.sub(r"\$\([^)]*\)", str(UUID(int=0)), command), comments=True)
-    cli._parser().parse_args(words[1:])
+    cli.parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize("page", [*PAGES, STACKS / "README.md"], ids=lambda page: page.name)
