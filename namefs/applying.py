@@ -86,8 +86,9 @@ def apply(
             if one.domain is not None or runs.get((one.key.uuid, one.connection)) is None:
                 draft.tell(one.key.uuid, one.connection, one.domain)
         elif isinstance(one, Wished):
-            concerned[one.key.uuid] = None
-            wished[one.key.uuid] = one.asked
+            if one.instead_of in (None, draft.asked.get(one.key)):
+                concerned[one.key.uuid] = None
+                wished[one.key.uuid] = one.asked
         elif isinstance(one, Sighted):
             concerned[one.uuid] = None
         else:
@@ -232,9 +233,15 @@ def _asked(draft: Draft, key: Key, known: Mapping[str, Record], domain: Domain) 
     """What counts of what was asked for, when nothing is asked for now."""
     before, record = draft.asked.get(key), known.get(domain.connection)
     asked = shown.later(before, domain)
+    wishes = asked is not None and asked.name is not None
+    if domain.name == shown.on_the_way(key.uuid) and record is not None and not wishes:
+        # It was taken back while libvirt was being asked: back to the name that it gave up.
+        return Asked(record.domain.name, max(draft.now_ns, asked.asked_ns + 1 if asked else 0))
     if asked is None or asked != before or asked.name is None or not asked.follows or record is None:
         return asked
-    if domain.name in (record.domain.name, asked.name, shown.on_the_way(key.uuid)):
+    # libvirt may have been asked to follow an earlier wish when this one came, and does so only now.
+    overtaken = {f.name for f in draft.was_shown.get(key, ()) if f.until_ns >= record.since_ns}
+    if domain.name in {record.domain.name, asked.name, shown.on_the_way(key.uuid), *overtaken}:
         return asked
     # Somebody had libvirt rename it, which is the later wish.
     return Asked(None, max(draft.now_ns, asked.asked_ns + 1))

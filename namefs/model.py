@@ -131,10 +131,14 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Wished:
-    """A shown name that was just asked for, of a domain that is there."""
+    """A shown name that was just asked for, of a domain that is there.
+
+    ``instead_of``: only if that is what counts until now; another wish may have come first.
+    """
 
     key: Key
     asked: Asked
+    instead_of: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,5 +116,5 @@ class Pending:
         else:
             asked = self._view.index.asked[due.key]
             await self._apply(
-                Wished(due.key, Asked(None, max(time.time_ns(), asked.asked_ns + 1), asked.follows))
+                Wished(due.key, Asked(None, max(time.time_ns(), asked.asked_ns + 1), asked.follows), asked)
             )

@@ -119,7 +119,15 @@ class Renaming:
             self._check_free(record, new)
             self._check_settled(record)
             domain, follows = record.domain, self._follows(record)
-            if follows and domain.persistent and domain.state == "shut off" and new != domain.name:
+            # While libvirt's name is to follow an earlier wish, it is asked to by `pending` alone: of two who
+            # ask it at once, the one that has thought before the other has done undoes what that did.
+            if (
+                follows
+                and domain.persistent
+                and domain.state == "shut off"
+                and new != domain.name
+                and not self._is_pending(record)
+            ):
                 try:
                     await self._by_libvirt(record, new)
                 except Refused as error:
@@ -154,7 +162,7 @@ class Renaming:
             asked = self._view.index.asked.get(record.key.guest)
             if asked is None or asked.name is None:
                 raise Refused(f"nothing is pending for {naming.display(record.name)}", errno.ENOENT)
-            await self._ask(self._wish(record, None))
+            await self._ask(self._wish(record, shown.name_without(record.domain)[0]))
 
     async def _ask(self, *wishes: Wished) -> None:
         for wish in wishes:
@@ -175,15 +183,21 @@ class Renaming:
             raise Refused("the guest is gone", errno.ENOENT)
         return record.domain
 
-    def _wish(self, record: Record, new: str | None) -> Wished:
-        before = self._view.index.asked.get(record.key.guest)
+    def _wish(self, record: Record, new: str) -> Wished:
+        before, follows = self._view.index.asked.get(record.key.guest), self._follows(record)
         asked_ns = max(time.time_ns(), before.asked_ns + 1 if before else 0)
         plain, _source = shown.name_without(record.domain)
-        return Wished(record.key.guest, Asked(None if new == plain else new, asked_ns, self._follows(record)))
+        # libvirt may be about to call it by what was asked for before; then it has to be called so again.
+        name = None if new == plain and not (follows and self._is_pending(record)) else new
+        return Wished(record.key.guest, Asked(name, asked_ns, follows))
 
     def _follows(self, record: Record) -> bool:
         """Whether libvirt's name is to be the shown one: not where people chose a name beside it."""
         return shown.name_without(record.domain)[1] == shown.LIBVIRT
+
+    def _is_pending(self, record: Record) -> bool:
+        asked = self._view.index.asked.get(record.key.guest)
+        return asked is not None and asked.name is not None
 
     def _check_settled(self, *records: Record) -> None:
         for record in records:

@@ -94,6 +94,9 @@ class Reader:
         self._wake = trio.Event()
         self._own_changes = 0
         self._heard: list[set[Hint]] = []
+        # What we change and a list of all exclude each other: made before and applied after a change, a list
+        # would turn that back, which looks as if somebody else had.
+        self._changing = trio.Lock()
         self._limiter = trio.CapacityLimiter(_CALLS_MAX)
 
     def hint(self, what: Hint) -> None:
@@ -143,7 +146,8 @@ class Reader:
         )
         self._connection = connection
         # Hints that come while the list is made are served after it: they may be newer.
-        await self._apply(Listed(self.label, await self._call(connection.listed)))
+        async with self._changing:
+            await self._apply(Listed(self.label, await self._call(connection.listed)))
         self.state = State(True, time.time())
         self._connected()
         async with trio.open_nursery() as nursery:
@@ -288,8 +292,9 @@ class Reader:
         connection = self._connection
         if connection is None:
             raise Unreachable(self.state.error or "not connected")
-        await self._call(connection.rename, uuid, new)
-        await self._apply_own(uuid, functools.partial(self._renamed, connection))
+        async with self._changing:
+            await self._call(connection.rename, uuid, new)
+            await self._apply_own(uuid, functools.partial(self._renamed, connection))
         self.hint(uuid)
 
     async def refresh(self) -> None:
@@ -300,7 +305,8 @@ class Reader:
         heard: set[Hint] = set()
         self._heard.append(heard)
         try:
-            await self._apply(Listed(self.label, await self._call(connection.listed)))
+            async with self._changing:
+                await self._apply(Listed(self.label, await self._call(connection.listed)))
         except Unreachable as error:
             raise NamefsError(ExitCode.LIBVIRT_UNREACHABLE, str(error)) from error
         finally:
@@ -317,8 +323,9 @@ class Reader:
         connection = self._connection
         if connection is None:
             raise Unreachable(self.state.error or "not connected")
-        await self._call(connection.set_asked, uuid, asked)
-        await self._apply_own(uuid, functools.partial(self._call, connection.by_uuid))
+        async with self._changing:
+            await self._call(connection.set_asked, uuid, asked)
+            await self._apply_own(uuid, functools.partial(self._call, connection.by_uuid))
 
     async def _apply_own(self, uuid: UUID, look: Callable[[UUID], Awaitable[Domain | None]]) -> None:
         """Apply what we have just changed; again if another change of ours came in between."""

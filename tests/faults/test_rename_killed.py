@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import functools
 import os
-import re
 import shutil
 from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import libvirt
 import pytest
 
-from namefs import control, journal, name_sources
 from tests.lab import altered, guests
 from tests.lab.lossy import lossy
+from tests.lab.names import (
+    SOON_S,
+    all_agree,
+    ask,
+    asking,
+    connected,
+    in_journal,
+    in_view,
+    let_run,
+    metadata_follows,
+    swap,
+)
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import libvirt
+
     from tests.lab.host import Host
     from tests.lab.mounted import Mounted
 
 A = UUID("00000000-0000-4000-8000-00000000000a")
 B = UUID("00000000-0000-4000-8000-00000000000b")
-SOON_S = 30.0
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
-BOTH_DEFINITIONS = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
-
-Names = dict[str, UUID]
 
 ASKED = [
     ("before save durably 1", False),
@@ -73,91 +76,6 @@ def domains(connection: libvirt.virConnect, mounted: Mounted) -> dict[UUID, libv
     return domains
 
 
-def in_view(mounted: Mounted) -> Names:
-    """The root's entries, and whose they are: of one listing, each looked up after it."""
-    return {name: UUID(attribute(mounted, name, "uuid")) for name in mounted.names()}
-
-
-def attribute(mounted: Mounted, name: str, which: str) -> str:
-    return os.getxattr(mounted.path / name, f"user.namefs.{which}").decode()
-
-
-def in_journal(mounted: Mounted, file: Path | None = None) -> Names:
-    index = journal.read(os.fspath(file or mounted.journal))
-    # Each entry once, which the database sees to; here, that each guest has one.
-    assert len(set(index.by_place.values())) == len(index.records)
-    return {os.fsdecode(place.entry): key.uuid for place, key in index.by_place.items()}
-
-
-def in_libvirt(connection: libvirt.virConnect) -> Names:
-    return {domain.name(): UUID(domain.UUIDString()) for domain in connection.listAllDomains()}
-
-
-def in_metadata(domain: libvirt.virDomain, flags: int = libvirt.VIR_DOMAIN_AFFECT_CONFIG) -> str | None:
-    """The name that the domain's metadata says was asked for."""
-    try:
-        element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, name_sources.ASKED_URI, flags)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            raise
-        return None
-    found = re.search(">([^<]*)</", str(element))
-    return found[1] if found else None
-
-
-def says(domain: libvirt.virDomain, flags: int, wanted: str | None) -> bool:
-    return in_metadata(domain, flags) == wanted
-
-
-def all_agree(mounted: Mounted, connection: libvirt.virConnect, names: Names) -> None:
-    """Return once view, index, metadata and libvirt have these names, and nothing is pending."""
-    until(lambda: in_libvirt(connection) == names, SOON_S, f"libvirt has {names}")
-    until(lambda: in_view(mounted) == names, SOON_S, f"the view has {names}")
-    found = connection.listAllDomains()
-    until(lambda: not any(map(in_metadata, found)), SOON_S, "no metadata says that anything is asked for")
-    until(lambda: in_journal(mounted) == names, SOON_S, f"the index has {names}")
-    assert ask(mounted, "status")["pending"] == []
-
-
-def ask(mounted: Mounted, op: str) -> dict[str, object]:
-    return control.ask(os.fspath(mounted.runtime_directory / "control.sock"), {"op": op})
-
-
-def connected(mounted: Mounted) -> bool:
-    connections = ask(mounted, "status")["connections"]
-    assert isinstance(connections, list)
-    return all(one["state"] == "connected" for one in connections)
-
-
-def metadata_follows(mounted: Mounted, connection: libvirt.virConnect, names: Names) -> None:
-    """Return once each domain's metadata says what was asked for, where that is not its libvirt name."""
-    for name, uuid in names.items():
-        domain = connection.lookupByUUIDString(str(uuid))
-        wanted = None if domain.name() == name else name
-        for flags in BOTH_DEFINITIONS if domain.isActive() else BOTH_DEFINITIONS[1:]:
-            until(functools.partial(says, domain, flags, wanted), SOON_S, f"{name}'s metadata: {wanted}")
-    # By then namefs knows it too, and does nothing more.
-    ask(mounted, "refresh")
-
-
-def swap(one: Path, other: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def let_run(mounted: Mounted, *running: libvirt.virDomain) -> None:
-    for domain in running:
-        domain.create()
-    for domain in running:
-        name = domain.name()
-        until(functools.partial(is_running, mounted, name), SOON_S, f"{name} is shown running")
-
-
-def is_running(mounted: Mounted, name: str) -> bool:
-    return attribute(mounted, name, "state") == "running"
-
-
 class Fatal:
     """While this is entered the daemon is killed at a step; at the end it has been, and runs again."""
 
@@ -177,15 +95,6 @@ class Fatal:
             assert self._mounted.ended() == -9, self._where
             self._file.unlink()
             self._mounted.start()
-
-
-def asking(call: Callable[..., object], *args: object) -> None:
-    """A call that the daemon may not live to answer."""
-    try:
-        call(*args)
-    except OSError as error:
-        if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise
 
 
 def test_a_rename_of_a_running_guest_happened_or_did_not(
@@ -275,7 +184,7 @@ def test_what_was_acknowledged_is_there_after_a_power_cut(
     tmp_path: Path,
 ) -> None:
     let_run(mounted, domains[A])
-    ask(mounted, "refresh")
+    ask(mounted, op="refresh")
     # Frozen, so that no metadata and nothing that comes with it saves the index once more.
     libvirt_host.freeze_libvirtd()
     for number, swapped in enumerate((False, True)):

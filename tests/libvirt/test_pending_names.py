@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 from contextlib import closing
@@ -16,11 +15,11 @@ from namefs import control, journal, name_sources
 from namefs.errors import ExitCode, NamefsError
 from namefs.model import Key
 from tests.lab import guests
+from tests.lab.names import swap
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.lab.host import Host
     from tests.lab.mounted import Mounted
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 A = UUID("00000000-0000-4000-8000-00000000000a")
 B = UUID("00000000-0000-4000-8000-00000000000b")
 SOON_S = 20.0
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 @pytest.fixture
@@ -79,12 +77,6 @@ def asked(domain: libvirt.virDomain, flags: int) -> str | None:
 
 def libvirt_names(connection: libvirt.virConnect) -> dict[UUID, str]:
     return {UUID(domain.UUIDString()): domain.name() for domain in connection.listAllDomains()}
-
-
-def swap(one: Path, other: Path) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def settled(mounted: Mounted, connection: libvirt.virConnect, names: dict[UUID, str]) -> None:
