@@ -14,6 +14,7 @@ import libvirt
 import pytest
 
 from tests.lab import guests
+from tests.lab import host as lab_host
 from tests.lab.host import Host
 from tests.lab.process import has_ended
 from tests.lab.waiting import until
@@ -178,6 +179,25 @@ def test_a_reset_host_has_no_guests_whatever_became_of_libvirtd(host: Host) -> N
         assert host.virsh("list", "--all").strip() == ""
         left = [path for path in host.root.rglob("*") if path.name.startswith(("off", "transient", "a."))]
         assert left == []
+
+
+def test_a_guest_that_libvirtd_can_not_end_is_ended_all_the_same(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.virsh("create", _written(host, guests.xml("stuck")))
+    pid = qemu_pid(host, "stuck")
+    remove, calls = lab_host._remove, []
+
+    def remove_but_the_first(domain: libvirt.virDomain) -> None:
+        calls.append(domain.name())
+        if len(calls) == 1:
+            raise libvirt.libvirtError("cannot acquire state change lock")
+        remove(domain)
+
+    monkeypatch.setattr(lab_host, "_remove", remove_but_the_first)
+    host.reset()
+    assert has_ended(pid)
+    assert host.virsh("list", "--all").strip() == ""
 
 
 def _written(host: Host, definition: str) -> str:
