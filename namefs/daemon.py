@@ -158,6 +158,9 @@ class _Daemon:
         if self._keeper is not None:
             self._keeper.expire(uuids)
 
+    def _has_logs(self, uuid: UUID) -> bool:
+        return self._keeper is not None and self._keeper.has_logs(uuid)
+
     def _withdraw(self, place: Place) -> None:
         directory = self._browser.directory_of(place)
         if directory is not None:
@@ -188,6 +191,7 @@ class _Daemon:
                     self._view,
                     self._projection.apply,
                     self._remove_logs,
+                    self._has_logs,
                     self._config.deleted_days * _DAY_NS,
                 )
                 if self._keeper is not None:

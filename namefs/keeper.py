@@ -119,6 +119,13 @@ class Keeper:
                 if os.path.isdir(directory):
                     shutil.rmtree(directory)
 
+    def has_logs(self, uuid: UUID) -> bool:
+        """Whether the store has any log of a guest's. Blocks."""
+        try:
+            return bool(os.listdir(os.path.join(self._store_log, str(uuid))))
+        except FileNotFoundError:
+            return False
+
     def _all(self) -> list[Key]:
         index = self._index()
         return [Key(uuid) for uuid in {*index.keys_of, *(key.uuid for key in index.departed)}]

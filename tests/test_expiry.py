@@ -51,6 +51,16 @@ def test_logs_are_removed_in_time_and_before_the_guest_is_forgotten() -> None:
         assert {key.uuid for key in view.index.departed} == left
 
 
+def test_who_has_left_no_log_is_forgotten_once_it_can_be_known() -> None:
+    view = gone_on_days(wrote=0, never_ran=0, young=1)
+
+    async def apply_seen(*seen: Seen) -> None:
+        view.publish(apply(view.index, seen, 0).index, 0)
+
+    trio.run(expiry.forget_logless, view, apply_seen, A.__eq__, DAY_NS)
+    assert {key.uuid for key in view.index.departed} == {A, UUID(int=3)}
+
+
 def test_a_guest_of_which_logs_are_left_is_not_forgotten() -> None:
     view = gone_on_days(old=0)
 
