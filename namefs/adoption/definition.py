@@ -47,6 +47,15 @@ class Place:
 
 _CHARACTER_DEVICES = ("serial", "parallel", "console", "channel")
 _IMAGE_FORMATS = ("raw", "qcow2")
+_WRITERS = {
+    "http://openstack.org/xmlns/libvirt/nova/1.0": "OpenStack Nova",
+    "http://openstack.org/xmlns/libvirt/nova/1.1": "OpenStack Nova",
+    "http://opennebula.org/xmlns/libvirt/1.0": "OpenNebula",
+    "http://ovirt.org/vm/1.0": "oVirt",
+    "http://kubevirt.io": "KubeVirt",
+}
+"""By the namespace of what they put into a definition's metadata."""
+
 _PORT = re.compile("[0-9]{1,5}")
 
 
@@ -54,6 +63,17 @@ def uuid(xml: str) -> str:
     """The domain's UUID as the definition has it; '' without one. Raises NotXml."""
     found = spans.parse(xml).child("uuid")
     return "" if found is None else found.text.strip()
+
+
+def writer(xml: str) -> str:
+    """The stack that writes the definition anew, mostly at each start, with paths of its own; '' for none."""
+    for element in spans.parse(xml).all("metadata"):
+        for child in element.children:
+            prefix = child.tag.rpartition(":")[0]
+            declared = child.attributes.get(f"xmlns:{prefix}" if prefix else "xmlns")
+            if declared in _WRITERS:
+                return _WRITERS[declared]
+    return ""
 
 
 def places(xml: str) -> tuple[Place, ...]:

@@ -183,6 +183,11 @@ def adoption(guest: Guest, store: Store, facts: Facts, items: tuple[Item, ...], 
 
     Raises Refused, and definition's NotXml.
     """
+    if stack := definition.writer(guest.xml):
+        raise Refused(
+            f"{stack} writes its definition, and would write the old paths again (if it is"
+            f" {stack}'s no more, take {stack}'s element out of its <metadata> first)"
+        )
     moves: list[Move] = []
     kept: list[Kept] = []
     for place in definition.places(guest.xml):

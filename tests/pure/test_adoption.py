@@ -128,6 +128,26 @@ def test_what_libvirt_lets_one_place_is_moved_and_nothing_else() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("element", "stack"),
+    [
+        ('<nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1"/>', "OpenStack Nova"),
+        ("<x:instance xmlns:x='http://openstack.org/xmlns/libvirt/nova/1.0'></x:instance>", "OpenStack Nova"),
+        ('<vm xmlns="http://opennebula.org/xmlns/libvirt/1.0"><name>web</name></vm>', "OpenNebula"),
+        ('<ovirt-vm:vm xmlns:ovirt-vm="http://ovirt.org/vm/1.0"/>', "oVirt"),
+    ],
+)
+def test_a_guest_whose_definition_somebody_writes_anew_is_not_adopted(element: str, stack: str) -> None:
+    its = DEFINITION.replace("<metadata>", f"<metadata>{element}")
+    with pytest.raises(plan.Refused, match=f"{stack} writes its definition"):
+        adoption(World(), guest(its))
+
+
+def test_a_namespace_that_is_only_declared_belongs_to_nobody() -> None:
+    its = DEFINITION.replace("<m:a ", '<m:a xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1" ')
+    assert moved(adoption(World(), guest(its))) == moved(adoption(World()))
+
+
 def test_images_stay_unless_asked_for() -> None:
     planned = adoption(World(), disks=False)
     assert not [move for move in planned.moves if move.kind is Kind.DISK]
