@@ -52,20 +52,22 @@ class Renaming:
         self._shelf = shelf
         self._apply = apply
         self._withdraw = withdraw
-        # From the look at who has a name until it is given: two must not be given the same.
+        # From the look at who has a name, and at what libvirt calls it, until it is given: two must not be given
+        # the same, and what is asked for is counted from libvirt's name.
         self._renaming = trio.Lock()
 
     async def by_place(self, old: Place, new: Place) -> None:
         """rename(2). Raises OSError."""
-        record = self._at(old)
-        if old.group != new.group:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        if len(new.entry) > naming.ENTRY_MAX_BYTES:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        if self._is_taken(new):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         with _as_errnos():
-            await self._rename(record, naming.decode(new.entry))
+            async with self._renaming:
+                record = self._at(old)
+                if old.group != new.group:
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+                if len(new.entry) > naming.ENTRY_MAX_BYTES:
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+                if self._is_taken(new):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                await self._rename(record, naming.decode(new.entry))
         if new not in self._view.index.by_place:
             # The kernel takes the entry for the guest's, but it is shown by another (`.x` as `%2Ex`).
             # It withdraws only after it has moved the old entry: both take the directory's lock.
@@ -73,11 +75,12 @@ class Renaming:
 
     async def swap_places(self, one: Place, other: Place) -> None:
         """renameat2(2) with RENAME_EXCHANGE. Raises OSError."""
-        records = self._at(one), self._at(other)
-        if one.group != other.group:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         with _as_errnos():
-            await self._swap(*records)
+            async with self._renaming:
+                records = self._at(one), self._at(other)
+                if one.group != other.group:
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+                await self._swap(*records)
 
     async def by_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """The control socket's ``rename``: ``old`` and ``new``, perhaps ``swap``, or ``cancel``.
@@ -87,14 +90,15 @@ class Renaming:
         old, new = request.get("old"), request.get("new")
         if not isinstance(old, str) or not (isinstance(new, str) or request.get("cancel") is True):
             raise NamefsError(ExitCode.USAGE, "a rename takes an old and a new name")
-        record = find(self._view.index, old)
         try:
-            if request.get("cancel"):
-                await self._cancel(record)
-            elif request.get("swap"):
-                await self._swap(record, find(self._view.index, str(new)))
-            else:
-                await self._rename(record, str(new))
+            async with self._renaming:
+                record = find(self._view.index, old)
+                if request.get("cancel"):
+                    await self._cancel(record)
+                elif request.get("swap"):
+                    await self._swap(record, find(self._view.index, str(new)))
+                else:
+                    await self._rename(record, str(new))
         except Refused as error:
             raise NamefsError(ExitCode.LIBVIRT_REFUSED, error.message) from error
         except Unreachable as error:
@@ -114,31 +118,30 @@ class Renaming:
         return place in index.by_place or (not place.group and place.entry in index.groups)
 
     async def _rename(self, record: Record, new: str) -> None:
-        async with self._renaming:
-            self._check(new)
-            self._check_free(record, new)
-            self._check_settled(record)
-            domain, follows = record.domain, self._follows(record)
-            # While libvirt's name is to follow an earlier wish, it is asked to by `pending` alone: of two who
-            # ask it at once, the one that has thought before the other has done undoes what that did.
-            if (
-                follows
-                and domain.persistent
-                and domain.state == "shut off"
-                and new != domain.name
-                and not self._is_pending(record)
-            ):
-                try:
-                    await self._by_libvirt(record, new)
-                except Refused as error:
-                    if error.errno != errno.EBUSY or not shown.can_ask(domain):
-                        raise
-                else:
-                    return
-            holder = self._view.index.by_name.get((domain.connection, new))
-            if follows and holder is not None and holder.uuid != record.key.uuid:
-                raise Refused(f"{naming.display(new)} is libvirt's name of another guest", errno.EEXIST)
-            await self._ask(self._wish(record, new))
+        self._check(new)
+        self._check_free(record, new)
+        self._check_settled(record)
+        domain, follows = record.domain, self._follows(record)
+        # While libvirt's name is to follow an earlier wish, it is asked to by `pending` alone: of two who
+        # ask it at once, the one that has thought before the other has done undoes what that did.
+        if (
+            follows
+            and domain.persistent
+            and domain.state == "shut off"
+            and new != domain.name
+            and not self._is_pending(record)
+        ):
+            try:
+                await self._by_libvirt(record, new)
+            except Refused as error:
+                if error.errno != errno.EBUSY or not shown.can_ask(domain):
+                    raise
+            else:
+                return
+        holder = self._view.index.by_name.get((domain.connection, new))
+        if follows and holder is not None and holder.uuid != record.key.uuid:
+            raise Refused(f"{naming.display(new)} is libvirt's name of another guest", errno.EEXIST)
+        await self._ask(self._wish(record, new))
 
     async def _by_libvirt(self, record: Record, new: str) -> None:
         left = await self.in_the_way(record, new)
@@ -147,22 +150,20 @@ class Renaming:
         await self._readers[record.domain.connection].rename(record.key.uuid, new)
 
     async def _swap(self, one: Record, other: Record) -> None:
-        async with self._renaming:
-            if one.key == other.key:
-                raise Refused("a guest can't change names with itself", errno.EINVAL)
-            self._check_settled(one, other)
-            if one.group != other.group:
-                raise Refused("guests of two groups can't change names", errno.EXDEV)
-            if one.name == other.name:
-                raise Refused("both have one name already", errno.EINVAL)
-            await self._ask(self._wish(one, other.name), self._wish(other, one.name))
+        if one.key == other.key:
+            raise Refused("a guest can't change names with itself", errno.EINVAL)
+        self._check_settled(one, other)
+        if one.group != other.group:
+            raise Refused("guests of two groups can't change names", errno.EXDEV)
+        if one.name == other.name:
+            raise Refused("both have one name already", errno.EINVAL)
+        await self._ask(self._wish(one, other.name), self._wish(other, one.name))
 
     async def _cancel(self, record: Record) -> None:
-        async with self._renaming:
-            asked = self._view.index.asked.get(record.key.guest)
-            if asked is None or asked.name is None:
-                raise Refused(f"nothing is pending for {naming.display(record.name)}", errno.ENOENT)
-            await self._ask(self._wish(record, shown.name_without(record.domain)[0]))
+        asked = self._view.index.asked.get(record.key.guest)
+        if asked is None or asked.name is None:
+            raise Refused(f"nothing is pending for {naming.display(record.name)}", errno.ENOENT)
+        await self._ask(self._wish(record, shown.name_without(record.domain)[0]))
 
     async def _ask(self, *wishes: Wished) -> None:
         for wish in wishes:
