@@ -131,7 +131,7 @@ class _Daemon:
         ]
         readers |= {one.label: one.reader for one in self._served}
         self._renaming = Renaming(
-            self._view, readers, places, self._shelf, self._projection.apply, self._invalidator.submit
+            self._view, readers, places, self._shelf, self._projection.apply, self._invalidator
         )
         self._pending = Pending(self._view, readers, self._projection.apply, self._renaming.in_the_way)
 

@@ -1,19 +1,22 @@
 """Telling the kernel to forget entries whose answer changed, in a task that nothing waits for.
 
 The kernel takes a notification only when no look-up in that directory is under way: one slow one
-held it up for 1.8 s. So changes are kept as a set of entries, which cannot overflow.
+held it up for 1.8 s. Nor does it take one while it renames there itself, and waits for our answer: whoever
+notifies it then can't even be killed, and were we killed, the rename would never end. So changes are kept as
+a set of entries, which cannot overflow; none is made known before such a rename is answered, nor waited for.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from namefs.model import Change, Place
 
@@ -27,30 +30,58 @@ class Invalidator:
         self._withdraw = withdraw
         self._due: set[Place] = set()
         self._wake = trio.Event()
-        self._idle = trio.Event()
-        self._idle.set()
+        self._news = trio.Event()
+        self._runs = False
+        self._is_idle = True
+        self._renames = 0
 
     async def done(self) -> None:
-        """Wait until the kernel has been told all that was submitted."""
-        await self._idle.wait()
+        """Wait until the kernel has forgotten all that was submitted, or can't be told before it is answered.
+
+        Before this runs nothing is mounted, and the kernel knows of nothing.
+        """
+        while self._runs and not self._is_idle and not self._renames:
+            await self._news.wait()
+
+    @contextmanager
+    def kernel_renames(self) -> Iterator[None]:
+        """While this lasts the kernel waits for us with a rename of its own, and is told nothing.
+
+        Nor does anybody see a new name there meanwhile: the kernel lets no look-up into the directory. What
+        waits for its end goes on after the answer, if nothing is awaited in between.
+        """
+        self._renames += 1
+        self._tell()
+        try:
+            yield
+        finally:
+            self._renames -= 1
+            self._tell()
 
     def submit(self, changes: Sequence[Change]) -> None:
         """Have these changes made known. An entry that did not exist was never told to the kernel."""
         self._due.update(change.place for change in changes if change.before is not None)
         if self._due:
-            if self._idle.is_set():
-                self._idle = trio.Event()
+            self._is_idle = False
             self._wake.set()
 
     async def run(self) -> None:
         """Make changes known until cancelled."""
+        self._runs = True
         while True:
             await self._wake.wait()
+            while self._renames:
+                await self._news.wait()
             self._wake = trio.Event()
             due, self._due = self._due, set()
             await trio.to_thread.run_sync(functools.partial(self._withdraw_all, sorted(due)))
             if not self._due:
-                self._idle.set()
+                self._is_idle = True
+                self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
 
     def _withdraw_all(self, places: list[Place]) -> None:
         for place in places:

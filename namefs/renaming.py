@@ -23,9 +23,10 @@ from namefs.model import Asked, Change, Wished
 from namefs.sources.libvirt import Refused, Unreachable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from namefs.guest import Shelf
+    from namefs.invalidation import Invalidator
     from namefs.layout.directories import Directories
     from namefs.model import Domain, Place, Record
     from namefs.sources.reader import Reader
@@ -44,21 +45,21 @@ class Renaming:
         places: Callable[[str], Directories | None],
         shelf: Shelf,
         apply: Callable[..., Awaitable[None]],
-        withdraw: Callable[[Sequence[Change]], None],
+        invalidator: Invalidator,
     ) -> None:
         self._view = view
         self._readers = readers
         self._places = places
         self._shelf = shelf
         self._apply = apply
-        self._withdraw = withdraw
-        # From the look at who has a name, and at what libvirt calls it, until it is given: two must not be given
-        # the same, and what is asked for is counted from libvirt's name.
+        self._invalidator = invalidator
+        # From the look at who has a name, and at what libvirt calls it, until it is given: two must not be
+        # given the same, and what is asked for is counted from libvirt's name.
         self._renaming = trio.Lock()
 
     async def by_place(self, old: Place, new: Place) -> None:
         """rename(2). Raises OSError."""
-        with _as_errnos():
+        with _as_errnos(), self._invalidator.kernel_renames():
             async with self._renaming:
                 record = self._at(old)
                 if old.group != new.group:
@@ -71,11 +72,11 @@ class Renaming:
         if new not in self._view.index.by_place:
             # The kernel takes the entry for the guest's, but it is shown by another (`.x` as `%2Ex`).
             # It withdraws only after it has moved the old entry: both take the directory's lock.
-            self._withdraw([Change(new, record.key, None)])
+            self._invalidator.submit([Change(new, record.key, None)])
 
     async def swap_places(self, one: Place, other: Place) -> None:
         """renameat2(2) with RENAME_EXCHANGE. Raises OSError."""
-        with _as_errnos():
+        with _as_errnos(), self._invalidator.kernel_renames():
             async with self._renaming:
                 records = self._at(one), self._at(other)
                 if one.group != other.group:
