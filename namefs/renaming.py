@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _ADDED_BYTES = len(b".xml.new")
 
+_FORGOTTEN_WITHIN_S = 2.0
+
 
 class Renaming:
     """Renames what libvirt lets us rename, after what libvirt does not check but should."""
@@ -100,6 +102,9 @@ class Renaming:
                     await self._swap(record, find(self._view.index, str(new)))
                 else:
                     await self._rename(record, str(new))
+            # Who asked finds it so by any path. mv is answered first: the kernel forgets only then.
+            with trio.move_on_after(_FORGOTTEN_WITHIN_S):
+                await self._invalidator.done()
         except Refused as error:
             raise NamefsError(ExitCode.LIBVIRT_REFUSED, error.message) from error
         except Unreachable as error:
