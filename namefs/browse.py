@@ -107,15 +107,19 @@ class Browser:
             return self._named(self.inodes.remember(found).number, found)
         if not isinstance(parent, DomainDir | SubDir):
             raise _error(errno.ENOTDIR)
-        guest = self._guest(parent)
         if isinstance(parent, DomainDir) and entry in SUBDIRECTORIES:
+            guest = self._guest(parent)
             mode = await self._thread(entry, self._shelf.subdirectory, guest, entry)
             if mode is None:
                 raise _error(errno.ENOENT)
             number = self.inodes.remember(SubDir(parent.key, entry)).number
             return self._attributes.of_subdir(number, guest.record, *mode)
         subdir = parent.subdir if isinstance(parent, SubDir) else TOP
-        item = await self._thread(subdir, self._shelf.item, guest, subdir, entry)
+        while True:
+            guest = self._guest(parent)
+            item = await self._thread(subdir, self._shelf.item, guest, subdir, entry)
+            if self._is_called_so(guest):
+                break
         if item is None:
             raise _error(errno.ENOENT)
         inode = self.inodes.remember(_node(guest, item))
@@ -159,17 +163,29 @@ class Browser:
         """A handle on a file, with a descriptor of its own on the real one."""
         node = self.inodes[number].node
         seen = _seen(self.inodes[number])
-        try:
-            fd = await self._thread(seen.item.subdir, self._shelf.open, seen.item)
-        except FileNotFoundError:
+        fd = await self._opened(seen)
+        if fd is None:
             # Renamed meanwhile, by a rotation or with its domain: it is the same file.
             assert isinstance(node, File)
-            seen.item = await self._item_now(seen, node)
+            await self._refresh(seen, node)
             fd = await self._thread(seen.item.subdir, self._shelf.open, seen.item)
         seen.fds.append(fd)
         handle = self._new_handle()
         self._files[handle] = _OpenFile(fd, number)
         return handle
+
+    async def _opened(self, seen: Seen) -> int | None:
+        """A descriptor; None if the file that was seen is there no more, or may be another guest's."""
+        guest = seen.guest
+        try:
+            fd = await self._thread(seen.item.subdir, self._shelf.open, seen.item)
+        except FileNotFoundError:
+            return None
+        if self._is_called_so(guest):
+            return fd
+        # By its number it can be the same all the same: libvirt has freed one and saved another.
+        os.close(fd)
+        return None
 
     async def read(self, handle: int, offset: int, count: int) -> bytes:
         """Bytes of an open file: the domain's own."""
@@ -300,8 +316,25 @@ class Browser:
             return self._attributes.of_subdir(number, guest.record, *mode)
         seen = _seen(inode)
         if isinstance(node, File):
-            seen.item = await self._item_now(seen, node)
+            await self._refresh(seen, node)
         return self._attributes.of_item(number, seen.item)
+
+    def _is_called_so(self, guest: Guest) -> bool:
+        """Whether libvirt calls the guest as it did when that was taken.
+
+        If not, its files of that name may be another guest's by now: that one may have got the name.
+        """
+        now = self._view.guest(guest.record.key)
+        return now is None or now.record.domain.name == guest.record.domain.name
+
+    async def _refresh(self, seen: Seen, node: File) -> None:
+        """Have the item as it is now. ESTALE if the guest has no such file any more."""
+        while True:
+            guest = self._view.guest(node.key) or seen.guest
+            item = await self._item_now(seen, node)
+            if self._is_called_so(guest):
+                break
+        seen.item, seen.guest = item, guest
 
     async def _item_now(self, seen: Seen, node: File) -> Item:
         guest, subdir = self._view.guest(node.key), seen.item.subdir
