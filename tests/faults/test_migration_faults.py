@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.lab.host import Host
-    from tests.lab.migration_readers import Readers
     from tests.lab.mounted import Mounted
+    from tests.lab.readers import Readers
     from tests.lab.two_hosts import TwoHosts
 
 SOON_S = 30.0

@@ -10,14 +10,20 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+import trio
+
 from namefs import cli, fuse, journal
 from namefs.attributes import Attributes, Attrs
 from namefs.guest import Guest, Shelf
+from namefs.invalidation import Invalidator
+from namefs.model import Observed, Wished
+from namefs.projection import Projection
 from namefs.sources.libvirt import Connection
 from namefs.sources.reader import Hint, Reader
 
@@ -25,11 +31,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from namefs.items import Item
+    from namefs.model import Seen
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 KEPT_S = 3600.0
+FORGOTTEN_AFTER_S = 0.2
+LOST_S = 0.05
 
 NOT_WITHDRAWN = "not withdrawn: "
 """What the daemon prints, followed by the entry, where it would have told the kernel to forget one."""
@@ -58,6 +67,58 @@ def without_withdrawal() -> None:
         print(f"{NOT_WITHDRAWN}{entry.decode()}", file=sys.stderr, flush=True)
 
     fuse.withdraw = withdraw
+
+
+def with_slow_forgetting() -> None:
+    """The kernel takes long to forget an entry, as behind a look-up in its directory."""
+    withdraw_at_once = fuse.withdraw
+
+    def withdraw(directory: int, entry: bytes) -> None:
+        time.sleep(FORGOTTEN_AFTER_S)
+        withdraw_at_once(directory, entry)
+
+    fuse.withdraw = withdraw
+
+
+def answered_before_forgotten() -> None:
+    """The same, and nothing waits for it."""
+
+    async def done(self: Invalidator) -> None:
+        pass
+
+    with_slow_forgetting()
+    Invalidator.done = done  # type: ignore[method-assign]
+
+
+def in_two_transactions() -> None:
+    """Of several names that are asked for at once each is given by itself."""
+    apply = Projection.apply
+
+    async def apply_each(self: Projection, *seen: Seen) -> None:
+        if all(isinstance(one, Wished) for one in seen):
+            for one in seen:
+                await apply(self, one)
+        else:
+            await apply(self, *seen)
+
+    Projection.apply = apply_each  # type: ignore[method-assign]
+
+
+def lost_before_found() -> None:
+    """A guest that has got another name, or another group, is gone from the old place for a moment."""
+    apply = Projection.apply
+
+    async def apply_in_steps(self: Projection, *seen: Seen) -> None:
+        for one in seen:
+            if isinstance(one, Observed) and one.domain is not None:
+                known = self._view.index.at(one.key.uuid, one.connection)
+                now = one.domain.name, one.domain.group
+                if known is not None and (known.domain.name, known.domain.group) != now:
+                    await apply(self, replace(one, domain=None))
+                    await trio.sleep(LOST_S)
+        await apply(self, *seen)
+
+    Projection.apply = apply_in_steps  # type: ignore[method-assign]
 
 
 def with_files_kept() -> None:
@@ -124,7 +185,17 @@ def deaf() -> None:
 
 CHANGES: dict[str, Callable[[], None]] = {
     change.__name__: change
-    for change in (without_withdrawal, with_files_kept, with_a_bug, killed_at_a_step, deaf)
+    for change in (
+        without_withdrawal,
+        with_slow_forgetting,
+        answered_before_forgotten,
+        in_two_transactions,
+        lost_before_found,
+        with_files_kept,
+        with_a_bug,
+        killed_at_a_step,
+        deaf,
+    )
 }
 
 

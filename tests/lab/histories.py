@@ -11,8 +11,10 @@ A stage may have been too short for anybody to see it: whoever must have seen it
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,6 +59,17 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """All names, listed at once, with whose each is."""
+
+    names: frozenset[tuple[str, str]]
+
+    def fits(self, stage: Stage) -> bool:
+        """Whether the stage answers so."""
+        return self.names == set(stage.items())
+
+
+@dataclass(frozen=True, slots=True)
 class NotYet:
     """Known otherwise than from the view: at that time a name could not be that one's yet."""
 
@@ -68,7 +81,7 @@ class NotYet:
         return stage.get(self.name) != self.who
 
 
-Seen = Whose | Exists | Listing | NotYet
+Seen = Whose | Exists | Listing | Whole | NotYet
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +128,30 @@ def contradiction(looks: Iterable[Look], stages: Sequence[Stage]) -> str | None:
     return None
 
 
+def contradiction_between(looks: Iterable[Look], known: Sequence[tuple[int, Stage]]) -> str | None:
+    """The same, of a view that is known to have been at a stage at some moments: ``known``, in order.
+
+    From each of them to the next it changed once, or not at all. A look that was under way at such a moment
+    is left out: with two stages at a time, many changes to and fro take no longer to judge than each alone.
+    """
+    ordered = sorted(looks, key=lambda look: look.start_ns)
+    begins = [look.start_ns for look in ordered]
+    for (from_ns, before), (to_ns, after) in pairwise(known):
+        within = ordered[bisect_left(begins, from_ns) : bisect_right(begins, to_ns)]
+        ends = (from_ns, before), (to_ns, after)
+        sure = [Look("known", at_ns, at_ns, Whole(frozenset(stage.items()))) for at_ns, stage in ends]
+        refused = contradiction([*sure, *(look for look in within if look.end_ns <= to_ns)], [before, after])
+        if refused is not None:
+            return f"{refused}; the change began after {from_ns} and had ended at {to_ns}"
+    return None
+
+
 def saw(looks: Iterable[Look], name: str) -> bool:
     """Whether anybody saw that name, looked up or listed."""
     return any(
         (isinstance(look.seen, Exists) and look.seen.name == name)
         or (isinstance(look.seen, Whose) and look.seen.name == name and look.seen.who is not None)
         or (isinstance(look.seen, Listing) and name in look.seen.names)
+        or (isinstance(look.seen, Whole) and name in dict(look.seen.names))
         for look in looks
     )

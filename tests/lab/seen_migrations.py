@@ -8,7 +8,7 @@ from uuid import UUID
 
 from tests.lab.histories import Stage, contradiction, saw
 from tests.lab.migrating import Hold, Migration, start_guest, status_file
-from tests.lab.migration_readers import CONNECTION, Readers
+from tests.lab.readers import CONNECTION, Readers
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
@@ -86,10 +86,12 @@ class Lab:
     def readers(self, *names: str, to: str | None = "b", target_name: str = "foo") -> Readers:
         """Readers of foo's names and of these, while it goes ``to`` that connection; None: to none."""
         watched = ("foo", "foo-incoming", "foo-outgoing", *names)
-        if to is None:
-            return Readers(self.mounted.path, watched, None)
-        host = self.b if to == "b" else self.a
-        return Readers(self.mounted.path, watched, (status_file(host, target_name), target_name, to))
+        target: tuple[str, ...] = ()
+        if to is not None:
+            host = self.b if to == "b" else self.a
+            target = (os.fspath(status_file(host, target_name)), target_name, to)
+        kinds = {"names": ("names", CONNECTION, *watched), "listing": ("listing", *target)}
+        return Readers(self.mounted.path, kinds)
 
 
 def possible(readers: Readers, stages: Sequence[Stage], must_see: Iterable[str] = ("foo",)) -> None:

@@ -10,7 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lab.histories import Exists, Listing, Look, NotYet, Seen, Stage, Whose, contradiction, saw
+from tests.lab.histories import (
+    Exists,
+    Listing,
+    Look,
+    NotYet,
+    Seen,
+    Stage,
+    Whole,
+    Whose,
+    contradiction,
+    contradiction_between,
+    saw,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +45,8 @@ def answer(name: str, stage: Stage, kind: type[Seen]) -> Seen:
     """A true one."""
     if kind is Listing:
         return Listing(frozenset(stage))
+    if kind is Whole:
+        return Whole(frozenset(stage.items()))
     if kind is Exists and name in stage:
         return Exists(name)
     if kind is NotYet and stage["foo"] != "b":
@@ -53,7 +67,7 @@ def correct(draw: st.DrawFn) -> list[Look]:
         moments = sorted(draw(st.lists(st.integers(0, 399), min_size=2, max_size=24)))
         for start_ns, end_ns in pairwise(moments):
             answered_ns = draw(st.integers(start_ns, end_ns))
-            kind = draw(st.sampled_from([Whose, Exists, Listing, NotYet]))
+            kind = draw(st.sampled_from([Whose, Exists, Listing, Whole, NotYet]))
             seen = answer(draw(st.sampled_from(NAMES)), at(answered_ns), kind)
             looks.append(Look(reader, start_ns, end_ns, seen))
     return draw(st.permutations(looks))
@@ -74,6 +88,7 @@ WRONG: dict[str, Look] = {
     "no foo": Look("listing", 150, 160, Whose("foo", None)),
     "nothing at all": Look("listing", 90, 310, Listing(frozenset())),
     "a mixture in one listing": Look("listing", 0, 399, Listing(frozenset(NAMES))),
+    "two of one, in one listing": Look("listing", 0, 399, Whole(frozenset({("foo", "a"), (NAMES[1], "a")}))),
     "incoming and outgoing, and no foo": Look("listing", 0, 399, Listing(frozenset(NAMES[1:]))),
     "the swap, too early": Look("listing", 150, 160, Whose("foo", "b")),
     "the swap, turned back": Look("listing", 250, 260, Whose("foo", "a")),
@@ -172,5 +187,42 @@ def test_it_finds_what_trying_all_moments_finds(looks: list[Look], stages: list[
 
 def test_what_was_seen_at_all_is_known() -> None:
     assert not saw([Look("names", 0, 1, Whose("foo-incoming", None))], "foo-incoming")
-    for seen in (Whose("foo-incoming", "b"), Exists("foo-incoming"), Listing(frozenset(NAMES))):
+    whole = Whole(frozenset(MIGRATED[1].items()))
+    for seen in (Whose("foo-incoming", "b"), Exists("foo-incoming"), Listing(frozenset(NAMES)), whole):
         assert saw([Look("names", 0, 1, seen)], "foo-incoming")
+
+
+SWAPPED: list[Stage] = [{"web": "a", "shop": "b"}, {"web": "b", "shop": "a"}]
+KNOWN = [(moment, SWAPPED[moment // 100 % 2]) for moment in range(0, 500, 100)]
+"""A view that goes to and fro: at which stage it is known to have been when."""
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [("web", "a", 10, 20), ("web", "b", 70, 80), ("web", "b", 110, 120), ("web", "a", 130, 140)],
+        [("web", "a", 10, 80), ("shop", "a", 20, 30)],
+        [("web", "a", 90, 110), ("web", "b", 90, 110)],
+    ],
+    ids=["each change in its time", "a look during the change", "looks while a stage is known"],
+)
+def test_to_and_fro_is_possible(looks: list[tuple[str, str, int, int]]) -> None:
+    assert contradiction_between(seen_of(looks), KNOWN) is None
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [("web", "a", 10, 20), ("shop", "a", 30, 40), ("web", "a", 50, 60)],
+        [("web", "a", 110, 120), ("web", "b", 130, 140)],
+        [("shop", "a", 210, 220), ("web", "a", 230, 240)],
+        [("web", None, 310, 320)],
+    ],
+    ids=["one name twice", "a change back, unasked", "both names", "no such name"],
+)
+def test_to_and_fro_no_other_change_is_possible(looks: list[tuple[str, str, int, int]]) -> None:
+    assert contradiction_between(seen_of(looks), KNOWN) is not None
+
+
+def seen_of(looks: list[tuple[str, str, int, int]]) -> list[Look]:
+    return [Look("names", start_ns, end_ns, Whose(name, who)) for name, who, start_ns, end_ns in looks]
