@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -58,12 +58,16 @@ class _OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class _OpenDir:
-    """A listing as it was at opendir, so that its offsets stay valid and its names are of one moment."""
+    """A listing as it was at one moment, so that its offsets stay valid and its names go together.
+
+    Of files that is opendir. Of names it is the first readdir, until when there is no ``listing``: the kernel
+    takes an entry of a listing for the present one, and between the two it may have renamed it.
+    """
 
     number: int
     parent: int
     guest: Guest | None
-    listing: Sequence[tuple[bytes, Node, Item | None]]
+    listing: Sequence[tuple[bytes, Node, Item | None]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,15 +207,15 @@ class Browser:
         os.close(file.fd)
 
     async def opendir(self, number: int) -> int:
-        """A handle on a directory, whose listing is made once, here."""
+        """A handle on a directory, whose listing is made once: here, or of names when it is first read."""
         node = self.inodes[number].node
         if isinstance(node, File | Link | Alias):
             raise _error(errno.ENOTDIR)
         names = self._view.names
         guest: Guest | None = None
-        listing: Sequence[tuple[bytes, Node, Item | None]]
+        listing: Sequence[tuple[bytes, Node, Item | None]] | None
         if isinstance(node, NamesDir):
-            listing = [(entry, child, None) for entry, child in names.children(node)]
+            listing = None
         elif isinstance(node, SubDir):
             guest = self._guest(node)
             listing = await self._thread(node.subdir, self._list_items, guest, node.subdir)
@@ -225,12 +229,18 @@ class Browser:
     def listing(self, handle: int, start: int) -> Iterator[Entry]:
         """The entries from a position on. Nothing awaits: what is taken is to be counted (`count`)."""
         directory = self._dirs[handle]
+        above = self.inodes[directory.number].node
+        if directory.listing is None:
+            assert isinstance(above, NamesDir)
+            children = self._view.names.children(above)
+            directory = replace(directory, listing=[(entry, child, None) for entry, child in children])
+            self._dirs[handle] = directory
+        assert directory.listing is not None
         for position, (number, dots) in enumerate(
             ((directory.number, b"."), (directory.parent, b"..")), start=1
         ):
             if start < position:
                 yield Entry(dots, self._attributes.of_dots(number), position)
-        above = self.inodes[directory.number].node
         first = max(start - 2, 0)
         for position, (entry, node, item) in enumerate(directory.listing[first:], start=first + 3):
             attrs = self._listed(above, entry, node, item)
