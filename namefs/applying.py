@@ -234,7 +234,8 @@ def _asked(draft: Draft, key: Key, known: Mapping[str, Record], domain: Domain) 
     before, record = draft.asked.get(key), known.get(domain.connection)
     asked = shown.later(before, domain)
     wishes = asked is not None and asked.name is not None
-    if domain.name == shown.on_the_way(key.uuid) and record is not None and not wishes:
+    gave_up = record is not None and record.domain.name != domain.name
+    if record is not None and gave_up and domain.name == shown.on_the_way(key.uuid) and not wishes:
         # It was taken back while libvirt was being asked: back to the name that it gave up.
         return Asked(record.domain.name, max(draft.now_ns, asked.asked_ns + 1 if asked else 0))
     if asked is None or asked != before or asked.name is None or not asked.follows or record is None:

@@ -169,7 +169,11 @@ class Renaming:
         asked = self._view.index.asked.get(record.key.guest)
         if asked is None or asked.name is None:
             raise Refused(f"nothing is pending for {naming.display(record.name)}", errno.ENOENT)
-        await self._ask(self._wish(record, shown.name_without(record.domain)[0]))
+        plain, _source = shown.name_without(record.domain)
+        if plain == shown.on_the_way(record.key.uuid):
+            name = naming.display(record.name)
+            raise Refused(f"{name} has given its old name to another guest: rename it instead", errno.EBUSY)
+        await self._ask(self._wish(record, plain))
 
     async def _ask(self, *wishes: Wished) -> None:
         for wish in wishes:

@@ -100,7 +100,10 @@ class Host(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS))
     def cancel(self, key: Key) -> None:
         plain = self.index.records[key].domain.name
-        if all(record.name != plain for record in self.index.records.values()) and self.is_pending(key):
+        # One that stands aside is refused: its old name is another's by then.
+        is_aside = plain == shown.on_the_way(key.uuid)
+        is_free = all(record.name != plain for record in self.index.records.values())
+        if is_free and not is_aside and self.is_pending(key):
             self.apply(Wished(key, Asked(plain, self.now_ns)))
             self.wanted[key] = plain
 
