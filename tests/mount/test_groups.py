@@ -104,6 +104,7 @@ def test_a_guest_that_changes_project_moves(view: Path, connection: libvirt.virC
     domain = define(connection, A, "till", "sales")
     define(connection, B, "mail", "it")
     inode, other = kept(view / "sales/till"), kept(view / "it/mail")
+    before = os.getcwd()
     os.chdir(view / "sales/till")
     try:
         change(domain, "till", "it")
@@ -112,7 +113,7 @@ def test_a_guest_that_changes_project_moves(view: Path, connection: libvirt.virC
         assert os.stat(".").st_ino == inode, "who is in its directory stays in it"
         assert os.getcwd() == os.fspath(view / "it/till")
     finally:
-        os.chdir("/")
+        os.chdir(before)
     assert (names(view), names(view / "it")) == (["it"], ["mail", "till"])
     assert shown(view / "it/mail") == other
 
