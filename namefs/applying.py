@@ -233,16 +233,19 @@ def _asked(draft: Draft, key: Key, known: Mapping[str, Record], domain: Domain) 
     """What counts of what was asked for, when nothing is asked for now."""
     before, record = draft.asked.get(key), known.get(domain.connection)
     asked = shown.later(before, domain)
-    wishes = asked is not None and asked.name is not None
-    gave_up = record is not None and record.domain.name != domain.name
-    if record is not None and gave_up and domain.name == shown.on_the_way(key.uuid) and not wishes:
+    if record is None:
+        return asked
+    aside = shown.on_the_way(key.uuid)
+    if asked is None or asked.name is None:
+        if record.domain.name == domain.name or domain.name != aside:
+            return asked
         # It was taken back while libvirt was being asked: back to the name that it gave up.
         return Asked(record.domain.name, max(draft.now_ns, asked.asked_ns + 1 if asked else 0))
-    if asked is None or asked != before or asked.name is None or not asked.follows or record is None:
+    if asked != before or not asked.follows:
         return asked
     # libvirt may have been asked to follow an earlier wish when this one came, and does so only now.
     overtaken = {f.name for f in draft.was_shown.get(key, ()) if f.until_ns >= record.since_ns}
-    if domain.name in {record.domain.name, asked.name, shown.on_the_way(key.uuid), *overtaken}:
+    if domain.name in {record.domain.name, asked.name, aside, *overtaken}:
         return asked
     # Somebody had libvirt rename it, which is the later wish.
     return Asked(None, max(draft.now_ns, asked.asked_ns + 1))

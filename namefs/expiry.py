@@ -61,6 +61,6 @@ async def forget_logless(view: View, apply: Apply, has_logs: HasLogs, before_ns:
     ``has_logs`` tells whether the store has any of a guest's; blocks.
     """
     gone = [key for key, departed in view.index.departed.items() if departed.gone_ns < before_ns]
-    due = [key for key in gone if not await trio.to_thread.run_sync(has_logs, key.uuid)]
+    due = await trio.to_thread.run_sync(lambda: [key for key in gone if not has_logs(key.uuid)])
     if due:
         await apply(*map(Expired, due))

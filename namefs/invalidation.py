@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+_FORGOTTEN_WITHIN_S = 2.0
+"""The kernel takes a notification when no look-up is under way in the directory: 1.8 s were seen."""
+
+
 class Invalidator:
     """Withdraws entries through ``withdraw``, which blocks and may raise OSError."""
 
@@ -36,12 +40,14 @@ class Invalidator:
         self._renames = 0
 
     async def done(self) -> None:
-        """Wait until the kernel has forgotten all that was submitted, or can't be told before it is answered.
+        """Wait until the kernel has forgotten all that was submitted, or can't be told before it is answered;
+        2 s at most.
 
         Before this runs nothing is mounted, and the kernel knows of nothing.
         """
-        while self._runs and not self._is_idle and not self._renames:
-            await self._news.wait()
+        with trio.move_on_after(_FORGOTTEN_WITHIN_S):
+            while self._runs and not self._is_idle and not self._renames:
+                await self._news.wait()
 
     @contextmanager
     def kernel_renames(self) -> Iterator[None]:

@@ -33,7 +33,8 @@ ASKED_URI = "urn:namefs:1"
 
 NAME_MAX_CHARACTERS = 4096
 
-_NOVA = ("http://openstack.org/xmlns/libvirt/nova/1.1", "http://openstack.org/xmlns/libvirt/nova/1.0")
+NOVA = ("http://openstack.org/xmlns/libvirt/nova/1.1", "http://openstack.org/xmlns/libvirt/nova/1.0")
+"""The namespaces of Nova's metadata, the newest first."""
 _ONE = "http://opennebula.org/xmlns/libvirt/1.0"
 
 WELL_KNOWN: Mapping[str, str] = MappingProxyType(
@@ -43,7 +44,7 @@ WELL_KNOWN: Mapping[str, str] = MappingProxyType(
         "kubevirt": "http://kubevirt.io",
         "libosinfo": "http://libosinfo.org/xmlns/libvirt/domain/1.0",
         "namefs": ASKED_URI,
-        "nova": _NOVA[0],
+        "nova": NOVA[0],
         "one": _ONE,
         "ovirt-vm": "http://ovirt.org/vm/1.0",
         "qemu": "http://libvirt.org/schemas/domain/qemu/1.0",
@@ -54,15 +55,15 @@ WELL_KNOWN: Mapping[str, str] = MappingProxyType(
 _NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         # nova/virt/libvirt/config.py, LibvirtConfigGuestMetaNovaInstance; 1.0 in old deployments.
-        "nova": tuple(f"metadata/{{{uri}}}instance/{{{uri}}}name" for uri in _NOVA),
+        "nova": tuple(f"metadata/{{{uri}}}instance/{{{uri}}}name" for uri in NOVA),
         "title": ("title",),
         "opennebula": (f"metadata/{{{_ONE}}}vm/{{{_ONE}}}name",),
     }
 )
 _GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "nova:project": tuple(f"metadata/{{{u}}}instance/{{{u}}}owner/{{{u}}}project" for u in _NOVA),
-        "nova:user": tuple(f"metadata/{{{u}}}instance/{{{u}}}owner/{{{u}}}user" for u in _NOVA),
+        "nova:project": tuple(f"metadata/{{{u}}}instance/{{{u}}}owner/{{{u}}}project" for u in NOVA),
+        "nova:user": tuple(f"metadata/{{{u}}}instance/{{{u}}}owner/{{{u}}}user" for u in NOVA),
         "opennebula:group": (f"metadata/{{{_ONE}}}vm/{{{_ONE}}}gname",),
         "opennebula:user": (f"metadata/{{{_ONE}}}vm/{{{_ONE}}}uname",),
     }

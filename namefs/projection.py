@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 
 _MARKED_AFTER_S = 0.02
 
-_FORGOTTEN_WITHIN_S = 2.0
-"""The kernel takes a notification when no look-up is under way in the directory: 1.8 s were seen."""
-
 
 class Journal(Protocol):
     """Where the index is saved."""
@@ -80,8 +77,7 @@ class Projection:
             if any(map(_goes_over, applied.changes)):
                 # An entry goes over to another domain. The kernel was told to forget it when the guest
                 # began to be two, and keeps none of these since.
-                with trio.move_on_after(_FORGOTTEN_WITHIN_S):
-                    await self._forgotten()
+                await self._forgotten()
             await trio.to_thread.run_sync(self._journal.save, applied.index, applied.touched, applied.asked)
             self._view.publish(applied.index, now_ns)
             self._announce(applied.changes)

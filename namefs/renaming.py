@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 _ADDED_BYTES = len(b".xml.new")
 
-_FORGOTTEN_WITHIN_S = 2.0
-
 
 class Renaming:
     """Renames what libvirt lets us rename, after what libvirt does not check but should."""
@@ -103,8 +101,7 @@ class Renaming:
                 else:
                     await self._rename(record, str(new))
             # Who asked finds it so by any path. mv is answered first: the kernel forgets only then.
-            with trio.move_on_after(_FORGOTTEN_WITHIN_S):
-                await self._invalidator.done()
+            await self._invalidator.done()
         except Refused as error:
             raise NamefsError(ExitCode.LIBVIRT_REFUSED, error.message) from error
         except Unreachable as error:
@@ -166,8 +163,7 @@ class Renaming:
         await self._ask(self._wish(one, other.name), self._wish(other, one.name))
 
     async def _cancel(self, record: Record) -> None:
-        asked = self._view.index.asked.get(record.key.guest)
-        if asked is None or asked.name is None:
+        if not self._is_pending(record):
             raise Refused(f"nothing is pending for {naming.display(record.name)}", errno.ENOENT)
         plain, _source = shown.name_without(record.domain)
         if plain == shown.on_the_way(record.key.uuid):

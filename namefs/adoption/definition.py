@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from namefs.adoption import spans
+from namefs.name_sources import NOVA, WELL_KNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,11 +49,10 @@ class Place:
 _CHARACTER_DEVICES = ("serial", "parallel", "console", "channel")
 _IMAGE_FORMATS = ("raw", "qcow2")
 _WRITERS = {
-    "http://openstack.org/xmlns/libvirt/nova/1.0": "OpenStack Nova",
-    "http://openstack.org/xmlns/libvirt/nova/1.1": "OpenStack Nova",
-    "http://opennebula.org/xmlns/libvirt/1.0": "OpenNebula",
-    "http://ovirt.org/vm/1.0": "oVirt",
-    "http://kubevirt.io": "KubeVirt",
+    **dict.fromkeys(NOVA, "OpenStack Nova"),
+    WELL_KNOWN["one"]: "OpenNebula",
+    WELL_KNOWN["ovirt-vm"]: "oVirt",
+    WELL_KNOWN["kubevirt"]: "KubeVirt",
 }
 """By the namespace of what they put into a definition's metadata."""
 

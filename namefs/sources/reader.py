@@ -146,8 +146,7 @@ class Reader:
         )
         self._connection = connection
         # Hints that come while the list is made are served after it: they may be newer.
-        async with self._changing:
-            await self._apply(Listed(self.label, await self._call(connection.listed)))
+        await self._list(connection)
         self.state = State(True, time.time())
         self._connected()
         async with trio.open_nursery() as nursery:
@@ -225,9 +224,7 @@ class Reader:
         Its name comes first and alone, if it is another: all the rest takes libvirt six calls.
         Raises Unreachable, and NamefsError where it can't be saved.
         """
-        connection = self._connection
-        if connection is None:
-            raise Unreachable(self.state.error or "not connected")
+        connection = self._there()
         if await self._apply_seen(uuid, functools.partial(self._renamed, connection)):
             await trio.sleep(_FACTS_AFTER_S)
         await self._apply_seen(uuid, functools.partial(self._call, connection.by_uuid))
@@ -279,19 +276,14 @@ class Reader:
 
     async def look(self, uuid: UUID) -> Domain | None:
         """What libvirt says of a domain now; None: it has no such one. Raises Unreachable."""
-        connection = self._connection
-        if connection is None:
-            raise Unreachable(self.state.error or "not connected")
-        return await self._call(connection.by_uuid, uuid)
+        return await self._call(self._there().by_uuid, uuid)
 
     async def rename(self, uuid: UUID, new: str) -> None:
         """Have libvirt rename a domain, and return once the view shows it.
 
         Raises Refused, Unreachable, and NamefsError where the change can't be saved.
         """
-        connection = self._connection
-        if connection is None:
-            raise Unreachable(self.state.error or "not connected")
+        connection = self._there()
         async with self._changing:
             await self._call(connection.rename, uuid, new)
             await self._apply_own(uuid, functools.partial(self._renamed, connection))
@@ -299,14 +291,10 @@ class Reader:
 
     async def refresh(self) -> None:
         """List all domains and compare, and return once the view shows them. Raises NamefsError."""
-        connection = self._connection
-        if connection is None:
-            raise NamefsError(ExitCode.LIBVIRT_UNREACHABLE, self.state.error or "not connected")
         heard: set[Hint] = set()
         self._heard.append(heard)
         try:
-            async with self._changing:
-                await self._apply(Listed(self.label, await self._call(connection.listed)))
+            await self._list(self._there())
         except Unreachable as error:
             raise NamefsError(ExitCode.LIBVIRT_UNREACHABLE, str(error)) from error
         finally:
@@ -320,9 +308,7 @@ class Reader:
 
         Raises Refused, Unreachable, and NamefsError where the change can't be saved.
         """
-        connection = self._connection
-        if connection is None:
-            raise Unreachable(self.state.error or "not connected")
+        connection = self._there()
         async with self._changing:
             await self._call(connection.set_asked, uuid, asked)
             await self._apply_own(uuid, functools.partial(self._call, connection.by_uuid))
@@ -334,6 +320,15 @@ class Reader:
             before = self._own_changes
             if await self._apply_seen(uuid, look) or before == self._own_changes:
                 break
+
+    async def _list(self, connection: Connection) -> None:
+        async with self._changing:
+            await self._apply(Listed(self.label, await self._call(connection.listed)))
+
+    def _there(self) -> Connection:
+        if self._connection is None:
+            raise Unreachable(self.state.error or "not connected")
+        return self._connection
 
     async def _call(self, call: Callable[..., R], *args: object) -> R:
         options: dict[str, Any] = {_ABANDON: True, "limiter": self._limiter}

@@ -132,9 +132,7 @@ class Expected:
         if self.names[old] in self.running | self.saved or new in in_libvirt(self.connection):
             return False
         domain = self.domain(old)
-        if domain.name() != old:
-            return False
-        if self.is_asked_for(self.names[old]):
+        if domain.name() != old or self.is_asked_for(self.names[old]):
             return False
         domain.rename(new)
         self.move(old, new)

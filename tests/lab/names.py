@@ -102,11 +102,17 @@ def metadata_follows(mounted: Mounted, connection: libvirt.virConnect, names: Na
     ask(mounted, op="refresh")
 
 
+def renameat2(old: Path, new: Path, flags: int) -> int:
+    """renameat2(2), which Python lacks; its errno, 0 for success."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags)
+    return 0 if done == 0 else ctypes.get_errno()
+
+
 def swap(one: Path, other: Path) -> None:
     """renameat2(2) with RENAME_EXCHANGE."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if (number := renameat2(one, other, RENAME_EXCHANGE)) != 0:
+        raise OSError(number, os.strerror(number))
 
 
 def asking(call: Callable[..., object], *args: object) -> None:

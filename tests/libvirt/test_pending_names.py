@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import closing
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -11,11 +10,11 @@ from uuid import UUID
 import libvirt
 import pytest
 
-from namefs import control, journal, name_sources
+from namefs import journal
 from namefs.errors import ExitCode, NamefsError
 from namefs.model import Key
-from tests.lab import guests
-from tests.lab.names import swap
+from tests.lab import guests, names
+from tests.lab.names import in_metadata, swap
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
@@ -56,36 +55,26 @@ def state_of(mounted: Mounted, name: str) -> str:
 
 
 def ask(mounted: Mounted, **request: object) -> dict[str, object]:
-    return control.ask(os.fspath(mounted.runtime_directory / "control.sock"), {"op": "rename", **request})
+    return names.ask(mounted, op="rename", **request)
 
 
 def pending(mounted: Mounted) -> list[dict[str, str]]:
-    status = control.ask(os.fspath(mounted.runtime_directory / "control.sock"), {"op": "status"})
-    found: list[dict[str, str]] = status["pending"]
+    found = names.ask(mounted, op="status")["pending"]
+    assert isinstance(found, list)
     return found
-
-
-def asked(domain: libvirt.virDomain, flags: int) -> str | None:
-    """The name that the domain's metadata says was asked for."""
-    try:
-        element = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, name_sources.ASKED_URI, flags)
-    except libvirt.libvirtError:
-        return None
-    found = re.search(">([^<]*)</", str(element))
-    return found[1] if found else None
 
 
 def libvirt_names(connection: libvirt.virConnect) -> dict[UUID, str]:
     return {UUID(domain.UUIDString()): domain.name() for domain in connection.listAllDomains()}
 
 
-def settled(mounted: Mounted, connection: libvirt.virConnect, names: dict[UUID, str]) -> None:
+def settled(mounted: Mounted, connection: libvirt.virConnect, wanted: dict[UUID, str]) -> None:
     """Wait until libvirt, metadata and view agree on these names."""
-    until(lambda: libvirt_names(connection) == names, SOON_S, f"libvirt has {names}")
-    until(lambda: sorted(mounted.names()) == sorted(names.values()), SOON_S, "so has the view")
+    until(lambda: libvirt_names(connection) == wanted, SOON_S, f"libvirt has {wanted}")
+    until(lambda: sorted(mounted.names()) == sorted(wanted.values()), SOON_S, "so has the view")
     config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    domains = [connection.lookupByUUIDString(str(uuid)) for uuid in names]
-    until(lambda: not any(asked(domain, config) for domain in domains), SOON_S, "nothing is pending")
+    domains = [connection.lookupByUUIDString(str(uuid)) for uuid in wanted]
+    until(lambda: not any(in_metadata(domain, config) for domain in domains), SOON_S, "nothing is pending")
 
 
 def test_a_running_guest_is_renamed_at_once_and_in_libvirt_when_it_is_off(
@@ -100,7 +89,7 @@ def test_a_running_guest_is_renamed_at_once_and_in_libvirt_when_it_is_off(
         assert os.fstat(log.fileno()).st_ino == before
         assert log.read().count("starting up") == 1
     both = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    until(lambda: {asked(web, flags) for flags in both} == {"shop"}, SOON_S, "the metadata says so")
+    until(lambda: {in_metadata(web, flags) for flags in both} == {"shop"}, SOON_S, "the metadata says so")
     assert libvirt_names(connection) == {A: "web"}
     (waiting,) = pending(mounted)
     assert (waiting["name"], waiting["libvirt_name"]) == ("shop", "web")
@@ -130,10 +119,10 @@ def test_a_name_asked_for_is_kept_when_namefs_is_killed_before_the_metadata_says
     ask(mounted, old="web", new="shop")
     mounted.kill()
     libvirt_host.thaw_libvirtd()
-    assert asked(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) is None
+    assert in_metadata(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) is None
     mounted.start()
     assert mounted.names() == ["shop"]
-    until(lambda: asked(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
+    until(lambda: in_metadata(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
 
 
 def test_a_managed_save_image_is_waited_for(
@@ -156,10 +145,10 @@ def test_what_was_asked_for_can_be_taken_back(
         ask(mounted, old="web", cancel=True)
     assert refused.value.exit_code is ExitCode.LIBVIRT_REFUSED
     ask(mounted, old="web", new="shop")
-    until(lambda: asked(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
+    until(lambda: in_metadata(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
     ask(mounted, old="shop", cancel=True)
     assert mounted.names() == ["web"]
-    until(lambda: asked(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) is None, SOON_S, "nor does the metadata")
+    until(lambda: in_metadata(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) is None, SOON_S, "nor does the metadata")
     web.destroy()
     settled(mounted, connection, {A: "web"})
 
@@ -185,7 +174,7 @@ def test_a_transient_guest_keeps_its_name_while_it_lives(
     web.undefine()
     until(lambda: not web.isPersistent(), SOON_S, "it is transient")
     os.rename(mounted.path / "web", mounted.path / "shop")
-    until(lambda: asked(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
+    until(lambda: in_metadata(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
     assert "transient" in pending(mounted)[0]["why"]
     mounted.terminate()
     mounted.start()
@@ -204,11 +193,15 @@ def test_a_snapshot_from_before_does_not_bring_the_old_name_back(
     domain.create()
     until(lambda: state_of(mounted, "web") == "running", SOON_S, "it is shown running")
     os.rename(mounted.path / "web", mounted.path / "shop")
-    until(lambda: asked(domain, libvirt.VIR_DOMAIN_AFFECT_CONFIG) == "shop", SOON_S, "the metadata says so")
+    until(
+        lambda: in_metadata(domain, libvirt.VIR_DOMAIN_AFFECT_CONFIG) == "shop",
+        SOON_S,
+        "the metadata says so",
+    )
     # While it runs: else libvirt's own name would have followed by the time of the revert.
     domain.revertToSnapshot(domain.snapshotLookupByName("before"), libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
     config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    until(lambda: asked(domain, config) == "shop", SOON_S, "the metadata says so again")
+    until(lambda: in_metadata(domain, config) == "shop", SOON_S, "the metadata says so again")
     assert mounted.names() == ["shop"]
 
 

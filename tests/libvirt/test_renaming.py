@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 
 from tests.lab import guests
 from tests.lab.mounted import PROJECT
+from tests.lab.names import renameat2
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ UUID_B = UUID("00000000-0000-4000-8000-00000000000b")
 SOON_S = 5.0
 
 NOBODY = 65534
-AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 
@@ -59,13 +58,6 @@ def web(libvirt_host: Host, mounted: Mounted) -> Path:
 
 def names(host: Host) -> list[str]:
     return sorted(host.virsh("list", "--all", "--name").split())
-
-
-def renameat2(old: Path, new: Path, flags: int) -> int:
-    """renameat2(2), which Python lacks; its errno, 0 for success."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags)
-    return 0 if done == 0 else ctypes.get_errno()
 
 
 def rename_error(old: Path, new: Path | str) -> int | None:

@@ -6,7 +6,6 @@ once: through the mount, by command and by libvirt, and however long the kernel 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import statistics
 import subprocess
@@ -21,6 +20,8 @@ import pytest
 from tests.lab import altered, guests, readers
 from tests.lab.histories import contradiction_between, saw
 from tests.lab.mounted import NAMEFS, PROJECT
+from tests.lab.names import in_libvirt
+from tests.lab.names import swap as swap_names
 from tests.lab.waiting import until
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ A = UUID("00000000-0000-4000-8000-00000000000a")
 B = UUID("00000000-0000-4000-8000-00000000000b")
 SOON_S = 30.0
 NOT_STUCK_S = 1.5
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 SLOWLY = altered.command(altered.with_slow_forgetting)
 
@@ -118,8 +118,8 @@ class Watched:
         off = {uuid for uuid, domain in self.domains.items() if not domain.isActive()}
 
         def done() -> bool:
-            names = {UUID(domain.UUIDString()): domain.name() for domain in self.connection.listAllDomains()}
-            return len(off) < len(stage) or all(names[UUID(who)] == name for name, who in stage.items())
+            names = in_libvirt(self.connection)
+            return len(off) < len(stage) or all(names.get(name) == UUID(who) for name, who in stage.items())
 
         until(done, SOON_S, f"libvirt has {stage}")
 
@@ -134,10 +134,8 @@ class Watched:
 
 def exchange(watched: Watched, before: Stage, _after: Stage) -> None:
     """renameat2(2) with RENAME_EXCHANGE, on the mount."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    one, other = (os.fsencode(watched.mounted.path / name) for name in before)
-    if libc.renameat2(AT_FDCWD, one, AT_FDCWD, other, RENAME_EXCHANGE) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    one, other = before
+    swap_names(watched.mounted.path / one, watched.mounted.path / other)
 
 
 def command(watched: Watched, before: Stage, after: Stage) -> None:
