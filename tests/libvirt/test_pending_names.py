@@ -175,7 +175,7 @@ def test_a_transient_guest_keeps_its_name_while_it_lives(
     until(lambda: not web.isPersistent(), SOON_S, "it is transient")
     os.rename(mounted.path / "web", mounted.path / "shop")
     until(lambda: in_metadata(web, libvirt.VIR_DOMAIN_AFFECT_LIVE) == "shop", SOON_S, "the metadata says so")
-    assert "transient" in pending(mounted)[0]["why"]
+    until(lambda: "transient" in pending(mounted)[0]["why"], SOON_S, "it says what keeps libvirt's name")
     mounted.terminate()
     mounted.start()
     until(lambda: mounted.names() == ["shop"], SOON_S, "it is called so after a restart")
